@@ -1,0 +1,2 @@
+// Package collapse converts between pprof profiles and folded stacks.
+package collapse
