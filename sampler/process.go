@@ -1,6 +1,7 @@
 package sampler
 
 import (
+	"cmp"
 	"slices"
 	"sync"
 
@@ -34,6 +35,20 @@ type Mapping struct {
 	// keeps it open; it never returns nil. A nil Object function stands for a
 	// file that is not to be had, as in replays.
 	Object func() *object.File
+}
+
+// NewProcess returns a Process with the given mappings, which do not overlap.
+func NewProcess(pid int32, mappings ...*Mapping) *Process {
+	mappings = slices.Clone(mappings)
+	slices.SortFunc(mappings, func(a, b *Mapping) int { return cmp.Compare(a.Start, b.Start) })
+	return &Process{PID: pid, mappings: mappings}
+}
+
+// Mappings returns the mappings known so far, by Start.
+func (p *Process) Mappings() []*Mapping {
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	return slices.Clone(p.mappings)
 }
 
 // Lookup returns the mapping that holds a, or nil.
