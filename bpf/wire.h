@@ -53,7 +53,7 @@ struct stack_record {
 struct sample_record {
 	u32 type; /* RECORD_SAMPLE */
 	u32 cpu;
-	u64 time;   /* CLOCK_MONOTONIC, ns */
+	u64 time; /* CLOCK_MONOTONIC, ns */
 	u64 period; /* of the event, in its units */
 	u64 cgroup; /* cgroup v2 id */
 	u64 kernel_stack; /* id of a stack_record, 0 = none */

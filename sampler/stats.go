@@ -9,9 +9,8 @@ const (
 	OutcomeIdle                       // the CPU was idle and idle was not asked for
 	OutcomeFiltered                   // not of the target (--comm)
 	OutcomeLostRing                   // lost: the ring buffer was full
-	OutcomeLostNested                 // lost: the tick interrupted the sampling program itself
 	OutcomeLostDecode                 // lost: the record was not understood
-	OutcomeUndelivered                // lost: the kernel's timer fired late or not at all
+	OutcomeUndelivered                // lost: the timer fired late or not at all, or while the CPU ran another BPF program
 	outcomeCount
 )
 
@@ -20,7 +19,6 @@ var outcomeText = [outcomeCount]string{
 	OutcomeIdle:        "idle",
 	OutcomeFiltered:    "filtered out",
 	OutcomeLostRing:    "ring buffer full",
-	OutcomeLostNested:  "nested",
 	OutcomeLostDecode:  "undecodable record",
 	OutcomeUndelivered: "tick not delivered by the kernel",
 }
