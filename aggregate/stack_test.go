@@ -48,6 +48,9 @@ func checkProfile(t *testing.T, p *profile.Profile, samples int) {
 	if err := p.CheckValid(); err != nil {
 		t.Errorf("CheckValid: %v", err)
 	}
+	if decoded := p.Copy().String(); decoded != p.String() {
+		t.Errorf("encoded and decoded the profile is\n%s\nwant\n%s", decoded, p)
+	}
 	n := int64(0)
 	for _, s := range p.Sample {
 		n += s.Value[0]
