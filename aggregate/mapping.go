@@ -2,7 +2,6 @@ package aggregate
 
 import (
 	"math"
-	"strconv"
 	"strings"
 
 	"github.com/google/pprof/profile"
@@ -19,12 +18,12 @@ const kernelStart = 1 << 63
 const userLimit32 = 1 << 32
 
 // A segment is what one pprof Mapping stands for: a part of a file wherever
-// it is mapped, or, where owner or file is set, memory of one process.
+// it is mapped, or, where owner or perfMap is set, memory of one process.
 type segment struct {
 	device, inode, offset uint64
 	path                  string
 	owner                 *sampler.Process
-	file                  *object.File // a perf map that can be read
+	perfMap               *object.File // outlives a Process that an exec or a new mapping replaces
 }
 
 // A position is where a process's mapping lies in the profile: its addresses
@@ -45,8 +44,8 @@ func (w *window) position(p *sampler.Process, m *sampler.Mapping) position {
 	var file *object.File
 	if m.Object != nil && !w.readable(seg) {
 		file = m.Object()
-		if file.Kind == object.PerfMap && canOpen(file) {
-			seg = segment{path: "/tmp/perf-" + strconv.Itoa(int(p.PID)) + ".map", file: file}
+		if file.Kind == object.PerfMap {
+			seg = segment{path: seg.path, perfMap: file}
 		}
 	}
 	at.mapping = w.segments[seg]
@@ -96,7 +95,7 @@ func segmentOf(p *sampler.Process, m *sampler.Mapping) segment {
 // one process keeps its addresses: Offset equals Start there, so that
 // Address - Start + Offset is what its perf map has.
 func stretch(to *profile.Mapping, seg segment, m *sampler.Mapping) uint64 {
-	if seg.owner == nil && seg.file == nil {
+	if seg.owner == nil && seg.perfMap == nil {
 		to.Limit = max(to.Limit, to.Start+uint64(m.End-m.Start))
 		return to.Start - uint64(m.Start)
 	}

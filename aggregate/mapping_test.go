@@ -1,8 +1,12 @@
 package aggregate
 
 import (
+	"bytes"
+	"debug/elf"
+	"encoding/binary"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 
 	"hotframe/internal/object"
@@ -130,6 +134,14 @@ func TestMappings(t *testing.T) {
 			addresses: []uint64{0x5010},
 		},
 		{
+			name: "named memory without a perf map keeps its name",
+			processes: []*sampler.Process{
+				sampler.NewProcess(1, &sampler.Mapping{Start: 0x5000, End: 0x6000, Path: "[heap]", Object: noMap}),
+			},
+			want:      []string{"5000-6000 5000 [heap]"},
+			addresses: []uint64{0x5010},
+		},
+		{
 			name: "a hostile path",
 			processes: []*sampler.Process{
 				sampler.NewProcess(1, &sampler.Mapping{Start: 0x5000, End: 0x6000, Path: "/tmp/\xff\n</script>", Inode: 1}),
@@ -171,23 +183,70 @@ func TestSharedCodeIsOneLocation(t *testing.T) {
 	}
 }
 
-// TestObjects: a file is opened once, however many map it, and again while no
-// process that maps it lived long enough for it to be opened.
+// TestPerfMap: run-time compiled code lies in one mapping under the name of its
+// perf map, also after a mapping replaced another: the process has a new
+// Process then and still the same map.
+func TestPerfMap(t *testing.T) {
+	perfMap := object.NewFile(object.PerfMap, "/tmp/perf-1.map", strings.NewReader(""), 0)
+	perfMap.PID = 7
+	jit := func(start sampler.Addr) *sampler.Mapping {
+		return &sampler.Mapping{Start: start, End: start + 0x1000, Path: "//anon", Object: func() *object.File { return perfMap }}
+	}
+	r := flush(t, hits(
+		sampler.NewProcess(7, jit(0x5000), jit(0x9000)),
+		sampler.NewProcess(7, jit(0x3000), jit(0x5000)),
+	)...)
+	if len(r.Profile.Mapping) != 1 {
+		t.Fatalf("%d mappings, want one", len(r.Profile.Mapping))
+	}
+	m := r.Profile.Mapping[0]
+	if m.File != "/tmp/perf-7.map" || m.Start != 0x3000 || m.Limit != 0xa000 || m.Offset != m.Start || r.Objects[m] != perfMap {
+		t.Errorf("mapping %x-%x %x %s with object %v, want 3000-a000 3000 /tmp/perf-7.map with the perf map",
+			m.Start, m.Limit, m.Offset, m.File, r.Objects[m])
+	}
+	if n := r.Profile.Sample[0].Value[0]; n != 2 {
+		t.Errorf("%d samples at 0x5010, want those of both Processes", n)
+	}
+}
+
+// TestObjects: a file is asked for again while no process that maps it lived
+// long enough for it to be opened, and never once it is open.
 func TestObjects(t *testing.T) {
-	opened := 0
-	gone := func() *object.File { opened++; return &object.File{Path: "/lib/l.so"} }
-	var processes []*sampler.Process
-	for pid := range int32(3) {
-		processes = append(processes, sampler.NewProcess(pid,
-			&sampler.Mapping{Start: 0x1000, End: 0x2000, Path: "/lib/l.so", Inode: 1, Object: gone},
+	image := elfWithBuildID()
+	open := object.NewFile(object.ELF, "/lib/l.so", bytes.NewReader(image), int64(len(image)))
+	gone := &object.File{Path: "/lib/l.so"}
+
+	asked := 0
+	mapped := func(f *object.File) *sampler.Process {
+		return sampler.NewProcess(1,
+			&sampler.Mapping{Start: 0x1000, End: 0x2000, Path: "/lib/l.so", Inode: 1, Object: func() *object.File { asked++; return f }},
 			&sampler.Mapping{Start: 0x3000, End: 0x4000, Path: "/lib/replayed.so", Inode: 2},
-		))
+		)
 	}
-	r := flush(t, append(hits(processes...), hits(processes...)...)...)
-	if opened != 3 {
-		t.Errorf("asked %d times for a file that is gone, want once for each of 3 processes", opened)
+	samples := hits(mapped(gone), mapped(gone), mapped(open), mapped(gone), mapped(open))
+	r := flush(t, append(samples, samples...)...)
+	if asked != 3 {
+		t.Errorf("asked for the file %d times, want once of each of the first 3 processes", asked)
 	}
-	if len(r.Profile.Mapping) != 2 || len(r.Objects) != 1 || r.Objects[r.Profile.Mapping[0]] == nil {
-		t.Errorf("%d mappings have objects %v, want one for the first of 2", len(r.Profile.Mapping), r.Objects)
+	if len(r.Profile.Mapping) != 2 || len(r.Objects) != 1 || r.Objects[r.Profile.Mapping[0]] != open {
+		t.Fatalf("%d mappings with objects %v, want the open file for the first of 2", len(r.Profile.Mapping), r.Objects)
 	}
+	if got := r.Profile.Mapping[0].BuildID; got != "c0ffee" {
+		t.Errorf("build id is %q, want c0ffee", got)
+	}
+}
+
+// elfWithBuildID is an ELF file of one PT_NOTE segment.
+func elfWithBuildID() []byte {
+	var b bytes.Buffer
+	put := func(v any) { binary.Write(&b, binary.LittleEndian, v) }
+	put(elf.Header64{
+		Ident: [16]byte{0x7f, 'E', 'L', 'F', byte(elf.ELFCLASS64), byte(elf.ELFDATA2LSB), byte(elf.EV_CURRENT)},
+		Type:  uint16(elf.ET_DYN), Machine: uint16(elf.EM_X86_64), Version: uint32(elf.EV_CURRENT),
+		Phoff: 64, Ehsize: 64, Phentsize: 56, Phnum: 1, Shentsize: 64,
+	})
+	put(elf.Prog64{Type: uint32(elf.PT_NOTE), Off: 120, Filesz: 20, Memsz: 20, Align: 4})
+	put([]uint32{4, 3, 3}) // name and descriptor sizes, NT_GNU_BUILD_ID
+	put([]byte("GNU\x00\xc0\xff\xee\x00"))
+	return b.Bytes()
 }

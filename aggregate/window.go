@@ -2,6 +2,7 @@ package aggregate
 
 import (
 	"encoding/binary"
+	"fmt"
 	"slices"
 
 	"github.com/google/pprof/profile"
@@ -123,8 +124,13 @@ func (w *window) finish(main string) (*profile.Profile, map[*profile.Mapping]*ob
 	}
 	for i, m := range p.Mapping {
 		m.ID = uint64(i + 1)
-		if f := w.objects[m]; f != nil {
-			m.BuildID = f.BuildID()
+		f := w.objects[m]
+		if f == nil {
+			continue
+		}
+		m.BuildID = f.BuildID()
+		if f.Kind == object.PerfMap && canOpen(f) { // run-times write it late
+			m.File = fmt.Sprintf("/tmp/perf-%d.map", f.PID)
 		}
 	}
 	return p, w.objects
