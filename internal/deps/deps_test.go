@@ -112,6 +112,14 @@ func TestDirections(t *testing.T) {
 			bad:  func(dep string) bool { return within(dep, stages...) },
 		},
 		{
+			name: "no program carries what tests use",
+			goos: "linux",
+			of:   func(path string) bool { return !within(path, module+"/internal/testutil") },
+			bad: func(dep string) bool {
+				return within(dep, module+"/internal/testutil", "github.com/chromedp/chromedp", "testing")
+			},
+		},
+		{
 			name: "nothing reaches the command",
 			goos: "linux",
 			of:   func(path string) bool { return !within(path, cmd) },
