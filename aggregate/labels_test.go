@@ -2,8 +2,11 @@ package aggregate
 
 import (
 	"maps"
+	"slices"
 	"strings"
 	"testing"
+	"unicode"
+	"unicode/utf8"
 
 	"hotframe/sampler"
 )
@@ -67,4 +70,25 @@ func TestContainerID(t *testing.T) {
 			}
 		})
 	}
+}
+
+// FuzzLabels: whatever a process calls itself and its cgroup, labels are text
+// of one line, and a container id is one.
+func FuzzLabels(f *testing.F) {
+	f.Add("comm", "/docker/"+strings.Repeat("0123456789abcdef", 4))
+	f.Add("\xff\n\u0085", "")
+	f.Fuzz(func(t *testing.T, comm, cgroup string) {
+		l := labels(&content{comm: clean(comm), cgroup: clean(cgroup)})
+		for key, values := range l {
+			if len(values) != 1 || values[0] == "" || !utf8.ValidString(values[0]) || strings.ContainsFunc(values[0], unicode.IsControl) {
+				t.Errorf("label %s is %q", key, values)
+			}
+		}
+		if id := containerID(cgroup); id != "" {
+			around := strings.FieldsFunc(cgroup, func(r rune) bool { return !strings.ContainsRune("0123456789abcdef", r) })
+			if len(id) != 64 || !slices.Contains(around, id) {
+				t.Errorf("containerID(%q) = %q", cgroup, id)
+			}
+		}
+	})
 }

@@ -40,6 +40,11 @@ func flush(t *testing.T, samples ...*sampler.Sample) *Recording {
 	}
 	r := a.Flush(time.Unix(1, 0), sampler.Stats{})
 	checkProfile(t, r.Profile, len(samples))
+	for _, l := range r.Profile.Location {
+		if m := l.Mapping; m != nil && (l.Address < m.Start || l.Address >= m.Limit) {
+			t.Errorf("location %#x is outside of its mapping %s %#x-%#x", l.Address, m.File, m.Start, m.Limit)
+		}
+	}
 	return r
 }
 
@@ -60,11 +65,6 @@ func checkProfile(t *testing.T, p *profile.Profile, samples int) {
 	}
 	if n != int64(samples) {
 		t.Errorf("the profile counts %d samples of %d", n, samples)
-	}
-	for _, l := range p.Location {
-		if m := l.Mapping; m != nil && (l.Address < m.Start || l.Address >= m.Limit) {
-			t.Errorf("location %#x is outside of its mapping %s %#x-%#x", l.Address, m.File, m.Start, m.Limit)
-		}
 	}
 }
 
