@@ -1,3 +1,5 @@
+//go:build linux
+
 // Package launch starts a command that waits before its first instruction until
 // it is released, so that perf events can be opened on it first.
 //
@@ -59,7 +61,8 @@ type Config struct {
 
 // A Command is a started process. Wait may run in a goroutine of its own.
 type Command struct {
-	PID int
+	PID  int
+	Path string // of the executable, found in $PATH
 
 	name    string
 	proc    *os.Process
@@ -111,7 +114,7 @@ func Start(c Config) (*Command, error) {
 	if err != nil {
 		return nil, errors.Join(err, releaseW.Close(), statusR.Close())
 	}
-	cmd := &Command{PID: pid, name: c.Args[0], proc: proc, release: releaseW, status: statusR}
+	cmd := &Command{PID: pid, Path: path, name: c.Args[0], proc: proc, release: releaseW, status: statusR}
 	// ForkExec returns while the execve of the waiting process is still under way: an
 	// event that is to begin with the next execve would begin with this one.
 	if _, err := io.ReadFull(statusR, make([]byte, 1)); err != nil {
