@@ -72,6 +72,14 @@ type File struct {
 // the like is written straight; for all others Create makes the temporary file, so
 // that an unwritable directory shows now.
 func Create(path string, c Config) (*File, error) {
+	f, err := open(path, c)
+	if err != nil {
+		return nil, fmt.Errorf("create %s: %w", path, cause(err))
+	}
+	return f, nil
+}
+
+func open(path string, c Config) (*File, error) {
 	info, err := os.Lstat(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -81,10 +89,10 @@ func Create(path string, c Config) (*File, error) {
 	case info.Mode().IsRegular():
 		return createTemporary(path, c)
 	case info.IsDir():
-		return nil, &fs.PathError{Op: "create", Path: path, Err: syscall.EISDIR}
+		return nil, syscall.EISDIR
 	case info.Mode()&fs.ModeSymlink != 0:
 		if err := checkLink(path); err != nil {
-			return nil, &fs.PathError{Op: "create", Path: path, Err: err}
+			return nil, err
 		}
 	}
 	return openStraight(path)
@@ -115,7 +123,7 @@ func openStraight(path string) (*File, error) {
 	}
 	info, err := f.Stat()
 	if err == nil && info.Mode()&(fs.ModeNamedPipe|fs.ModeCharDevice|fs.ModeSocket) == 0 {
-		err = &fs.PathError{Op: "create", Path: path, Err: errors.New("neither a file, a FIFO nor a character device")}
+		err = errors.New("neither a file, a FIFO nor a character device")
 	}
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
@@ -129,12 +137,11 @@ func createTemporary(path string, c Config) (*File, error) {
 	tmp := filepath.Join(filepath.Dir(path), ".hotframe-"+hex.EncodeToString(id[:])+".tmp")
 	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, c.Mode)
 	if err != nil {
-		return nil, fmt.Errorf("create %s: %w", path, cause(err))
+		return nil, err
 	}
 	if c.Owner.Set {
 		if err := f.Chown(c.Owner.UID, c.Owner.GID); err != nil {
-			return nil, errors.Join(fmt.Errorf("give %s to uid %d: %w", path, c.Owner.UID, cause(err)),
-				f.Close(), os.Remove(tmp))
+			return nil, errors.Join(fmt.Errorf("give it to uid %d: %w", c.Owner.UID, cause(err)), f.Close(), os.Remove(tmp))
 		}
 	}
 	return &File{Path: path, w: f, f: f, tmp: tmp}, nil
