@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"unsafe"
@@ -55,7 +56,7 @@ func Attempt() Attempts {
 func loadProgram() (*ebpf.Program, error) {
 	ring, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.RingBuf, MaxEntries: uint32(os.Getpagesize())})
 	if err != nil {
-		return nil, fmt.Errorf("create a BPF ring buffer: %w", err)
+		return nil, fmt.Errorf("create a BPF ring buffer: %w", errno(err))
 	}
 	ring.Close()
 	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{
@@ -64,9 +65,18 @@ func loadProgram() (*ebpf.Program, error) {
 		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 0), asm.Return()},
 	})
 	if err != nil {
-		return nil, fmt.Errorf("load a BPF program: %w", err)
+		return nil, fmt.Errorf("load a BPF program: %w", errno(err))
 	}
 	return prog, nil
+}
+
+// errno is the system call's error without the loader's guesses about it.
+func errno(err error) error {
+	var e unix.Errno
+	if errors.As(err, &e) {
+		return e
+	}
+	return err
 }
 
 func cpuClock() unix.PerfEventAttr {
