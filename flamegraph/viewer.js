@@ -254,7 +254,7 @@ const CSS = [
   '.hf button[aria-pressed=true]{background:var(--accent);border-color:var(--accent);color:var(--bg)}',
   '.hf input{width:240px}.hf input[aria-invalid=true]{border-color:var(--bad)}',
   '.hf output{min-width:96px;font-variant-numeric:tabular-nums}.hf .bad{color:var(--bad)}',
-  '.hf nav{display:flex;align-items:center;white-space:nowrap;overflow:hidden;justify-content:flex-start}',
+  '.hf nav{display:flex;align-items:center;white-space:nowrap;overflow:hidden;justify-content:flex-end}.hf nav :last-child{margin-right:auto}',
   '.hf nav button{background:none;border:0;padding:2px 5px;min-height:24px;color:var(--dim);flex:none}',
   '.hf nav button[aria-current]{color:var(--fg);font-weight:600}',
   '.hf .plot{position:relative;flex:0 1 auto;min-height:0}',
@@ -460,9 +460,11 @@ function show(p) {
     return d;
   }
 
+  let ofRoot = {};
   function resize() {
     const width = Math.max(1, scroll.clientWidth);
-    rows = 1 + Math.max(deepestAt(0, width), deepestAt(focus, width));
+    if (ofRoot.width !== width) ofRoot = {width, depth: deepestAt(0, width)};
+    rows = 1 + Math.max(ofRoot.depth, focus ? deepestAt(focus, width) : 0);
     content.style.height = plot.style.height = rows * ROW + 'px';
   }
 
@@ -742,24 +744,27 @@ function show(p) {
     return h;
   }
 
-  function hashPaths(seed) {
-    const ofName = Int32Array.from(names, (_, f) => hashName(f, seed));
-    const h = new Int32Array(N);
-    for (let n = 1; n < N; n++) h[n] = Math.imul(h[parent[n]] ^ ofName[frame[n]], 0x85ebca6b) + 0x27d4eb2f | 0;
-    return h;
-  }
+  const SEEDS = [0x811c9dc5 | 0, 0x2f7a31c9];
+  const join = (h, name) => Math.imul(h ^ name, 0x85ebca6b) + 0x27d4eb2f | 0;
 
-  let hashes = null;
   function pathHash(n) {
-    hashes = hashes || [hashPaths(0x811c9dc5 | 0), hashPaths(0x2f7a31c9)];
-    return hashes.map(h => (h[n] >>> 0).toString(16).padStart(8, '0')).join('');
+    const path = [];
+    for (; n > 0; n = parent[n]) path.push(frame[n]);
+    return SEEDS.map(seed => {
+      const h = path.reduceRight((h, f) => join(h, hashName(f, seed)), 0);
+      return (h >>> 0).toString(16).padStart(8, '0');
+    }).join('');
   }
 
+  // findPath returns the node of a hash, 0 for none given, -1 where it is not.
   function findPath(hash) {
-    if (!/^[0-9a-f]{16}$/.test(hash)) return -1;
-    pathHash(0);
-    const a = parseInt(hash.slice(0, 8), 16) | 0, b = parseInt(hash.slice(8), 16) | 0;
-    for (let n = 1; n < N; n++) if (hashes[0][n] === a && hashes[1][n] === b) return n;
+    if (!hash) return 0;
+    const [a, b] = SEEDS.map((seed, i) => {
+      const ofName = Int32Array.from(names, (_, f) => hashName(f, seed)), h = new Int32Array(N);
+      for (let n = 1; n < N; n++) h[n] = join(h[parent[n]], ofName[frame[n]]);
+      return {h, want: parseInt(hash.slice(8 * i, 8 * i + 8), 16) | 0};
+    });
+    for (let n = 1; n < N; n++) if (a.h[n] === a.want && b.h[n] === b.want) return n;
     return -1;
   }
 
@@ -780,11 +785,10 @@ function show(p) {
   }
 
   function loadState() {
-    if (!standalone) return;
-    const state = new URLSearchParams(location.hash.slice(1));
+    const state = new URLSearchParams(standalone ? location.hash.slice(1) : '');
     setLayout(state.get('layout') === 'icicle');
     setSearch(state.get('search') || '', state.get('case') === '1');
-    const hash = state.get('focus'), n = hash ? findPath(hash) : 0;
+    const n = findPath(state.get('focus'));
     zoom(Math.max(n, 0), true);
     say(n < 0 ? 'The linked frame is not in this profile' : summary(focus));
   }
@@ -859,7 +863,7 @@ function show(p) {
   svg.append(host);
   theme();
   resize();
-  addEventListener('hashchange', loadState);
+  if (standalone) addEventListener('hashchange', loadState);
   new ResizeObserver(() => {
     resize();
     drawSoon();
@@ -880,6 +884,7 @@ async function main() {
     if (standalone) svg.setAttribute('height', '100%');
     show(p);
     still.setAttribute('display', 'none');
+    performance.mark('hotframe-live');
   } catch (e) {
     console.warn('flame graph: only the static picture:', e);
     for (const host of svg.querySelectorAll('foreignObject')) host.remove();

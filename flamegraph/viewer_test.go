@@ -290,6 +290,31 @@ func TestViewerFallsBackToStaticLayer(t *testing.T) {
 	}
 }
 
+// TestViewerInsidePage has two files pasted into one page, which keeps its own
+// fragment.
+func TestViewerInsidePage(t *testing.T) {
+	b := newBrowser(t)
+	_, svg, _ := bytes.Cut(svgOf(t, goldenProfile(), Options{}), []byte("\n")) // HTML has no XML declaration
+	path := filepath.Join(t.TempDir(), "page.html")
+	if err := os.WriteFile(path, bytes.Join([][]byte{[]byte("<!doctype html>"), svg, svg}, nil), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	b.do(chromedp.Navigate("file://" + path + "#focus=0123456789abcdef"))
+	b.until(`[...document.querySelectorAll('.hf .status')].map(e => e.textContent).join('|') === ` + fmt.Sprintf("%q", wholeStatus+"|"+wholeStatus))
+	x, y := b.at(mainSpot, 1000)
+	b.do(chromedp.MouseClickXY(x, y))
+	b.untilText(".status", mainStatus)
+	if got := eval[string](b, `location.hash`); got != "#focus=0123456789abcdef" {
+		t.Errorf("the page's fragment became %q", got)
+	}
+}
+
+func TestViewerOfNothing(t *testing.T) {
+	b := newBrowser(t)
+	b.open(svgOf(t, &newMaker().p, Options{}))
+	b.untilText(".status", "all: 0 samples, 0 ns of cpu, 0.00%")
+}
+
 // TestViewerShowsWhatIsNarrow has 20,000 processes of 0.06 pixels each, and one
 // match among them.
 func TestViewerShowsWhatIsNarrow(t *testing.T) {
