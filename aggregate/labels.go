@@ -7,9 +7,9 @@ import (
 	"unicode/utf8"
 )
 
-// labels returns a new map for each sample, since readers of profiles change
-// them. A value is never "", which pprof's encoding does not keep.
-func labels(c *content) map[string][]string {
+// labels is what a profile says of a thread. A value is never "", which pprof's
+// encoding does not keep.
+func labels(c thread) map[string][]string {
 	l := make(map[string][]string, 5)
 	set := func(key, value string) {
 		if value != "" {

@@ -78,7 +78,7 @@ func FuzzLabels(f *testing.F) {
 	f.Add("comm", "/docker/"+strings.Repeat("0123456789abcdef", 4))
 	f.Add("\xff\n\u0085", "")
 	f.Fuzz(func(t *testing.T, comm, cgroup string) {
-		l := labels(&content{comm: clean(comm), cgroup: clean(cgroup)})
+		l := labels(thread{comm: clean(comm), cgroup: clean(cgroup)})
 		for key, values := range l {
 			if len(values) != 1 || values[0] == "" || !utf8.ValidString(values[0]) || strings.ContainsFunc(values[0], unicode.IsControl) {
 				t.Errorf("label %s is %q", key, values)

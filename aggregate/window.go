@@ -20,6 +20,7 @@ type window struct {
 
 	known  map[hit]*profile.Sample // what Add looks up
 	merged map[content]*profile.Sample
+	labels map[thread]map[string][]string
 
 	locations map[place]*profile.Location
 	pseudo    map[string]*profile.Location // by reason
@@ -44,9 +45,14 @@ type hit struct {
 // content is what a profile shows of a sample: a process that ran exec, or
 // one stack behind two pointers, makes unequal hits with equal content.
 type content struct {
+	thread
+	stack string // the ids of the Locations, 8 bytes each
+}
+
+// A thread is what the labels of a sample tell.
+type thread struct {
 	pid, tid     int32
 	comm, cgroup string
-	stack        string // the ids of the Locations, 8 bytes each
 }
 
 // A place is where a Location is; its mapping may be nil.
@@ -60,6 +66,7 @@ func newWindow() *window {
 		objects:   make(map[*profile.Mapping]*object.File),
 		known:     make(map[hit]*profile.Sample),
 		merged:    make(map[content]*profile.Sample),
+		labels:    make(map[thread]map[string][]string),
 		locations: make(map[place]*profile.Location),
 		pseudo:    make(map[string]*profile.Location),
 		segments:  make(map[segment]*profile.Mapping),
@@ -93,10 +100,7 @@ func (w *window) merge(s *sampler.Sample) *profile.Sample {
 		w.ids = binary.LittleEndian.AppendUint64(w.ids, l.ID)
 	}
 	c := content{
-		pid:    s.PID,
-		tid:    s.TID,
-		comm:   clean(s.Comm.String()),
-		cgroup: clean(s.Cgroup),
+		thread: thread{pid: s.PID, tid: s.TID, comm: clean(s.Comm.String()), cgroup: clean(s.Cgroup)},
 		stack:  string(w.ids),
 	}
 	if p := w.merged[c]; p != nil {
@@ -105,11 +109,22 @@ func (w *window) merge(s *sampler.Sample) *profile.Sample {
 	p := &profile.Sample{
 		Location: slices.Clone(w.frames),
 		Value:    make([]int64, 2),
-		Label:    labels(&c),
+		Label:    w.labelsOf(c.thread),
 	}
 	w.merged[c] = p
 	w.profile.Sample = append(w.profile.Sample, p)
 	return p
+}
+
+// labelsOf returns the labels of a thread's samples. They share one map, as a map
+// for each sample would be most of what a profile takes in memory.
+func (w *window) labelsOf(t thread) map[string][]string {
+	l := w.labels[t]
+	if l == nil {
+		l = labels(t)
+		w.labels[t] = l
+	}
+	return l
 }
 
 // finish numbers the Mappings, that of the file main first, and hands the
