@@ -69,6 +69,10 @@ func shortForms(name string) []string {
 			forms = append(forms, s)
 		}
 	}
+	if reason, ok := strings.CutPrefix(name, "[unknown: "); ok {
+		add("[" + reason)
+		return forms
+	}
 	s := dropArguments(dropPlace(name))
 	add(s)
 	s = dropTypeArguments(trimCompilerSuffix(s))

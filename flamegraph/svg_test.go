@@ -263,7 +263,7 @@ func BenchmarkWriteSVG(b *testing.B) {
 	for _, size := range []struct {
 		frames string
 		stacks int
-	}{{"1k", 90}, {"100k", 9_000}} {
+	}{{"1k", 56}, {"100k", 5_300}} {
 		b.Run("frames="+size.frames, func(b *testing.B) {
 			p := manyStacks(size.stacks)
 			b.ReportAllocs()

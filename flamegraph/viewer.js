@@ -144,6 +144,10 @@ function shortForms(name) {
   const add = s => {
     if (s && s.length < forms[forms.length - 1].length) forms.push(s);
   };
+  if (name.startsWith('[unknown: ')) {
+    add('[' + name.slice(10));
+    return forms;
+  }
   let s = name;
   for (const mark of [' /', ':/', ' node:', ' file:']) if (s.indexOf(mark) > 0) s = s.slice(0, s.indexOf(mark));
   s = dropArguments(s);
