@@ -51,7 +51,7 @@ func pseudoName(q *query, m *profile.Mapping) string {
 	case strings.HasPrefix(m.File, "["):
 		return cleanName(m.File)
 	}
-	return "[" + cleanName(path.Base(m.File)) + "]"
+	return "[" + cleanName(path.Base(strings.TrimSuffix(m.File, " (deleted)"))) + "]"
 }
 
 // isPseudo reports whether a function stands for one whose name is not known.

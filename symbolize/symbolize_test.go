@@ -33,7 +33,7 @@ func testProfile() (*profile.Profile, func(*profile.Mapping) *object.File) {
 	nojit := m(4, 0x7f2000000000, 0x7f2000000000, "//anon")
 	denied := m(5, 0x7f3000000000, 0, "/opt/app/secret")
 	script := m(6, 0x7f4000000000, 0, "/usr/bin/script")
-	closed := m(7, 0x7f5000000000, 0, "/usr/lib/closed.so")
+	closed := m(7, 0x7f5000000000, 0, "/usr/lib/closed.so (deleted)")
 	again := m(8, 0x7f6000000000, 0x600, "/usr/lib/libfoo.so")
 	vdso := m(9, 0x7f7000000000, 0, "[vdso]")
 	named := m(10, 0x7f8000000000, 0, "/bin/named")
