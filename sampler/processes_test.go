@@ -353,6 +353,22 @@ func TestScanAfterRecords(t *testing.T) {
 			t.Errorf("got %s, want what the fork made", describe(got))
 		}
 	})
+	t.Run("an exec between a look at the process and the scan, whose record is not read yet", func(t *testing.T) {
+		w := newWorld(t)
+		defer w.close()
+		w.exists(7, "/bin/7", "401000-402000 r-xp 1000 8:1 7 /bin/7\n")
+		w.at(7, 100*second)
+		w.exists(7, "/bin/new", "1000-2000 r-xp 0 8:1 9 /bin/new\n")
+		w.join(image(w))
+		w.exec(100*second+1, 7)
+		w.mmap(100*second+2, 7, 0x1000, 0x2000, "/bin/new")
+		if got, want := describe(w.at(7, 100*second)), "7@0 /bin/7: 401000-402000+1000=/bin/7"; got != want {
+			t.Errorf("before the exec: %s, want %s", got, want)
+		}
+		if got, want := describe(w.at(7, 103*second)), "7@100 /bin/new: 1000-2000+0=/bin/new"; got != want {
+			t.Errorf("after the exec: %s, want %s", got, want)
+		}
+	})
 	t.Run("a mapping of a process that could not be read then", func(t *testing.T) {
 		w := newWorld(t)
 		defer w.close()
@@ -478,7 +494,7 @@ func TestObject(t *testing.T) {
 
 	child := w.at(8, 103*second)
 	m := child.Lookup(0x1000)
-	if m.Object() != m.Object() || child.Lookup(0x1fff) != m {
+	if first := m.Object(); m.Object() != first || child.Lookup(0x1fff) != m {
 		t.Error("a mapping has more than one object")
 	}
 	child.Lookup(0x3000).Object()

@@ -124,6 +124,7 @@ func (p *processes) join(f scanned) {
 		h.blind = false
 	case h.asOf == 0 && oldest.Start > f.asOf: // the scan saw what was before the first record
 		h.images = slices.Insert(h.images, 0, f.img)
+	case p.lostAt <= h.asOf: // the records tell it all, those that are still in the rings too
 	case newest.Start < f.asOf && len(f.img.mappings) > 0: // else it is new since, or a zombie
 		p.resync(h, f)
 	}
@@ -137,7 +138,7 @@ func (p *processes) resync(h *history, f scanned) {
 		f.img.Start = h.ended + 1
 		h.ended = 0
 		p.supersede(h, f.img)
-	case p.lostAt > 0 && exeOf(newest) != "" && exeOf(f.img) != exeOf(newest): // an exec
+	case exeOf(newest) != "" && exeOf(f.img) != exeOf(newest): // an exec
 		f.img.Start = max(newest.Start+1, min(p.lostAt, f.asOf))
 		p.supersede(h, f.img)
 	default:
