@@ -171,6 +171,9 @@ func (r *Replay) Read(s *Sample) error {
 	return r.err
 }
 
+// Info tells that the samples are of another time.
+func (r *Replay) Info() Info { return Info{Backend: "replay"} }
+
 // Stop does nothing.
 func (r *Replay) Stop() error { return nil }
 

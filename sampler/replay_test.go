@@ -161,6 +161,7 @@ func (l *list) Read(s *Sample) error {
 	return nil
 }
 
+func (l *list) Info() Info   { return Info{Backend: "test"} }
 func (l *list) Stop() error  { return nil }
 func (l *list) Stats() Stats { return l.stats }
 func (l *list) Close() error { return nil }

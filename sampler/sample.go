@@ -54,10 +54,20 @@ func NewComm(s string) Comm {
 	return c
 }
 
+// Info is how a Source samples.
+type Info struct {
+	Backend string   // "bpf", "perf", "replay"
+	Event   string   // "cycles", "cpu-clock"
+	GaveUp  []string // what this host did not permit, for the user to read
+}
+
 // A Source yields Samples. Its methods but Stop are called from one goroutine.
 type Source interface {
+	// Info tells what is sampled, and how.
+	Info() Info
 	// Read overwrites *s with the next sample and blocks until there is one.
-	// It returns io.EOF once Stop was called and all samples are read.
+	// It returns io.EOF once all samples are read after Stop was called, or
+	// after the last task of the target has ended.
 	Read(s *Sample) error
 	// Stop ends sampling. Samples already taken stay readable.
 	Stop() error
