@@ -45,7 +45,8 @@ type perfSource struct {
 	maxStack     int // frames of a callchain, kernel.perf_event_max_stack
 
 	batch []perfHit // by time
-	next  int       // of batch
+	ripe  int       // how many of batch may be handed out
+	next  int       // of these
 	stats Stats
 
 	poll     []unix.PollFd
@@ -224,7 +225,7 @@ func (s *perfSource) Info() Info { return s.info }
 // are older than it were applied.
 func (s *perfSource) Read(out *Sample) error {
 	for {
-		if s.next < len(s.batch) {
+		if s.next < s.ripe {
 			s.join(out, &s.batch[s.next])
 			s.next++
 			return nil
@@ -235,7 +236,7 @@ func (s *perfSource) Read(out *Sample) error {
 		if err := s.fill(); err != nil {
 			return err
 		}
-		if len(s.batch) == 0 && !s.drained {
+		if s.ripe == 0 && !s.drained {
 			if err := s.wait(); err != nil {
 				return err
 			}
@@ -243,7 +244,7 @@ func (s *perfSource) Read(out *Sample) error {
 	}
 }
 
-// fill replaces the batch by what is in the rings.
+// fill adds what is in the rings to the samples that were not ripe.
 func (s *perfSource) fill() error {
 	if s.stopping.Load() && !s.disabled {
 		s.disabled = true
@@ -251,20 +252,26 @@ func (s *perfSource) fill() error {
 			return fmt.Errorf("disable the %s events: %w", s.event.Name, err)
 		}
 	}
+	ripe := monotonicNow() - uint64(settle)
 	last := s.disabled || !s.samples.alive()
-	began := monotonicNow()
-	s.batch, s.next = s.batch[:0], 0
+	if last {
+		time.Sleep(settle)
+		ripe = allTime
+	}
+	s.batch = append(s.batch[:0], s.batch[s.ripe:]...)
 	if err := s.samples.read(s.take); err != nil {
 		return err
 	}
 	slices.SortFunc(s.batch, func(a, b perfHit) int { return cmp.Compare(a.time, b.time) })
+	s.next = 0
+	s.ripe, _ = slices.BinarySearchFunc(s.batch, ripe, func(h perfHit, t uint64) int { return cmp.Compare(h.time, t) })
 	// Records about processes are read after the samples, so that they are
 	// there for each of them; younger ones wait for the samples of their time.
 	if err := s.sideband.collect(); err != nil {
 		return err
 	}
-	if len(s.batch) == 0 {
-		s.sideband.until(began, s.apply)
+	if s.ripe == 0 {
+		s.sideband.until(ripe, s.apply)
 	}
 	s.followCPUs()
 	s.drained = last

@@ -87,17 +87,6 @@ func (s *sideband) followCPUs() {
 	_ = s.rings.followCPUs(online, s.take, s.openCPU)
 }
 
-// drain applies all records that were written before the call, in the order of
-// their times.
-func (s *sideband) drain(p *processes) error {
-	began := monotonicNow()
-	if err := s.collect(); err != nil {
-		return err
-	}
-	s.until(began, p.apply)
-	return nil
-}
-
 // collect takes the records out of the rings.
 func (s *sideband) collect() error {
 	s.asOf = monotonicNow()

@@ -26,9 +26,10 @@ func TestSidebandLive(t *testing.T) {
 		t.Fatal(err)
 	}
 	after := monotonicNow()
-	if err := s.drain(p); err != nil {
+	if err := s.collect(); err != nil {
 		t.Fatal(err)
 	}
+	s.until(allTime, p.apply)
 	if err := s.close(); err != nil {
 		t.Error(err)
 	}

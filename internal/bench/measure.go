@@ -76,11 +76,12 @@ func measureHotframe(binary, busy, dir string, duration time.Duration, frequency
 	cmd := exec.Command(binary, args...)
 	var summary bytes.Buffer
 	cmd.Stderr = &summary
+	before := newestProgram()
 	start := time.Now()
 	if err := cmd.Start(); err != nil {
 		return f, err
 	}
-	prog, err := waitForFirstTick(5 * time.Second)
+	prog, err := waitForFirstTick(before, 5*time.Second)
 	if err != nil {
 		cmd.Process.Kill()
 		cmd.Wait()
@@ -122,6 +123,7 @@ func (f *figures) charge(ps *os.ProcessState, samples int64, took time.Duration,
 	}
 	f.userPerSample = us(ps.UserTime()) / float64(samples)
 	f.sysPerSample = us(ps.SystemTime()) / float64(samples)
+	// The first tick comes a period after the events are on.
 	due := (took.Seconds() - f.firstSample/1000) * float64(frequency) * float64(runtime.NumCPU())
 	f.taken = 100 * float64(samples) / due
 }
@@ -189,10 +191,18 @@ func readScript(out []byte) (samples int64, first float64, err error) {
 	return samples, first, nil
 }
 
-// waitForFirstTick waits until the sampling program has run once.
-func waitForFirstTick(limit time.Duration) (*ebpf.Program, error) {
+// newestProgram is the highest id of a loaded BPF program; ids only grow.
+func newestProgram() (newest ebpf.ProgramID) {
+	for id, err := ebpf.ProgramGetNextID(0); err == nil; id, err = ebpf.ProgramGetNextID(id) {
+		newest = id
+	}
+	return newest
+}
+
+// waitForFirstTick waits until a sampling program loaded after the given one has run once.
+func waitForFirstTick(after ebpf.ProgramID, limit time.Duration) (*ebpf.Program, error) {
 	for begin := time.Now(); time.Since(begin) < limit; time.Sleep(time.Millisecond) {
-		for id, err := ebpf.ProgramGetNextID(0); err == nil; id, err = ebpf.ProgramGetNextID(id) {
+		for id, err := ebpf.ProgramGetNextID(after); err == nil; id, err = ebpf.ProgramGetNextID(id) {
 			p, err := ebpf.NewProgramFromID(id)
 			if err != nil {
 				continue
