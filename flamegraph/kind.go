@@ -82,7 +82,7 @@ func isRuntimeCode(mapping string) bool {
 	return strings.HasPrefix(base, "perf-") && strings.HasSuffix(base, ".map") ||
 		strings.HasPrefix(base, "jitted-") || // perf inject --jit
 		strings.HasPrefix(mapping, "//anon") || strings.HasPrefix(mapping, "[anon") ||
-		strings.HasPrefix(mapping, "/memfd:")
+		strings.HasPrefix(mapping, "/memfd:doublemapper") // .NET; other memfds mostly hold programs
 }
 
 // kindOfName tells languages by how their linker names read once demangled.
