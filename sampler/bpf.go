@@ -190,6 +190,9 @@ func (s *bpfSource) followProcesses() (err error) {
 // Info tells what is sampled, and how.
 func (s *bpfSource) Info() Info { return s.info }
 
+// KernelSymbols lists what the kernel told of.
+func (s *bpfSource) KernelSymbols() []KernelSymbol { return s.processes.symbols }
+
 // Read fills *out with the next sample. Process records that came before a
 // sample are applied before it is returned.
 func (s *bpfSource) Read(out *Sample) error {

@@ -221,6 +221,9 @@ func (s *perfSource) openCPU(cpu int) error {
 // Info tells what is sampled, and how.
 func (s *perfSource) Info() Info { return s.info }
 
+// KernelSymbols lists what the kernel told of, which it does to privileged users.
+func (s *perfSource) KernelSymbols() []KernelSymbol { return s.processes.symbols }
+
 // Read fills *out with the next sample, after all records about processes that
 // are older than it were applied.
 func (s *perfSource) Read(out *Sample) error {

@@ -174,6 +174,9 @@ func (r *Replay) Read(s *Sample) error {
 // Info tells that the samples are of another time.
 func (r *Replay) Info() Info { return Info{Backend: "replay"} }
 
+// KernelSymbols is empty: a recording does not keep them.
+func (r *Replay) KernelSymbols() []KernelSymbol { return nil }
+
 // Stop does nothing.
 func (r *Replay) Stop() error { return nil }
 

@@ -161,10 +161,11 @@ func (l *list) Read(s *Sample) error {
 	return nil
 }
 
-func (l *list) Info() Info   { return Info{Backend: "test"} }
-func (l *list) Stop() error  { return nil }
-func (l *list) Stats() Stats { return l.stats }
-func (l *list) Close() error { return nil }
+func (l *list) Info() Info                    { return Info{Backend: "test"} }
+func (l *list) KernelSymbols() []KernelSymbol { return nil }
+func (l *list) Stop() error                   { return nil }
+func (l *list) Stats() Stats                  { return l.stats }
+func (l *list) Close() error                  { return nil }
 
 // TestRecorder: the recording defines what it needs once, at the first sample
 // that needs it, and a mapping that a process makes later then.

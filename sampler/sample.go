@@ -74,6 +74,9 @@ type Source interface {
 	// Stats returns the account of all timer ticks so far; it is complete
 	// once Read returned io.EOF.
 	Stats() Stats
+	// KernelSymbols lists the code that the kernel made and removed since the
+	// source was opened, by time.
+	KernelSymbols() []KernelSymbol
 	// Close releases the source.
 	Close() error
 }

@@ -20,7 +20,7 @@ var outcomeText = [outcomeCount]string{
 	OutcomeFiltered:    "filtered out",
 	OutcomeLostRing:    "ring buffer full",
 	OutcomeLostDecode:  "undecodable record",
-	OutcomeUndelivered: "tick not delivered by the kernel",
+	OutcomeUndelivered: "not delivered by the kernel",
 }
 
 // String names the outcome as the summary prints it.

@@ -51,6 +51,9 @@ type Reason struct {
 	Locations int
 }
 
+// NoSymbol is the Text of a Reason where all went well and nothing is there.
+const NoSymbol = "no symbol at the address"
+
 // New returns a Symbolizer.
 func New(c Config) *Symbolizer {
 	if c.Kallsyms == nil {
@@ -290,7 +293,7 @@ func (j *job) resolve(sources ...resolver) {
 	}
 	reason := strings.Join(problems, "; ")
 	if reason == "" {
-		reason = "no symbol at the address"
+		reason = NoSymbol
 	}
 	for i := range q {
 		if len(q[i].frames) == 0 && q[i].reason == "" {

@@ -103,6 +103,8 @@ func (f *fakeSource) Stats() sampler.Stats {
 
 func (f *fakeSource) Info() sampler.Info { return f.info }
 
+func (f *fakeSource) KernelSymbols() []sampler.KernelSymbol { return nil }
+
 func (f *fakeSource) Close() error {
 	fmt.Fprintln(f.log, "closed")
 	return nil

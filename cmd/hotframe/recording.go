@@ -328,9 +328,20 @@ func (r *recording) await(ctx context.Context, read chan error) {
 	}
 }
 
+// kernelSymbols are those that may be gone from kallsyms.
+func kernelSymbols(src sampler.Source) []symbolize.KernelSymbol {
+	var symbols []symbolize.KernelSymbol
+	for _, k := range src.KernelSymbols() {
+		if !k.Gone {
+			symbols = append(symbols, symbolize.KernelSymbol{Addr: uint64(k.Start), Size: uint64(k.End - k.Start), Name: k.Name})
+		}
+	}
+	return symbols
+}
+
 // finish names and writes what was recorded.
 func (r *recording) finish(src sampler.Source, rec *aggregate.Recording, took time.Duration) error {
-	names := symbolize.New(symbolize.Config{})
+	names := symbolize.New(symbolize.Config{KernelSymbols: kernelSymbols(src)})
 	err := names.Symbolize(rec.Profile, func(m *profile.Mapping) *object.File { return rec.Objects[m] })
 	if err != nil {
 		return err
@@ -346,6 +357,7 @@ func (r *recording) finish(src sampler.Source, rec *aggregate.Recording, took ti
 		Took:      took,
 		Stats:     rec.Stats,
 		Shares:    summary.Measure(rec.Profile, isRoot),
+		Reasons:   names.Reasons(),
 	}
 	heading := flamegraph.Options{Title: "hotframe: " + s.Target, Subtitle: s.Subtitle()}
 	if s.Written, err = r.artefacts.write(rec.Profile, heading); err != nil {

@@ -16,6 +16,7 @@ import (
 	"unicode/utf8"
 
 	"hotframe/sampler"
+	"hotframe/symbolize"
 )
 
 // A Summary is what is told at the end of a recording.
@@ -26,6 +27,7 @@ type Summary struct {
 	Took      time.Duration
 	Stats     sampler.Stats
 	Shares    Shares
+	Reasons   []symbolize.Reason // why addresses have no name
 	Cost      Cost
 	Written   []Written
 }
@@ -60,6 +62,7 @@ func (s *Summary) Text() []byte {
 	if s.Shares.Samples > 0 {
 		row(&b, "stacks", percent(s.Shares.Complete, s.Shares.Samples)+" complete")
 		row(&b, "frames", s.names())
+		s.problems(&b)
 	} else {
 		row(&b, "stacks", "none: no tick hit the target")
 	}
@@ -125,6 +128,27 @@ func (s *Summary) names() string {
 		t += percent(u.Count, s.Shares.Frames) + " " + printable(u.Name)
 	}
 	return t
+}
+
+// problems tells which files could not be asked for names.
+func (s *Summary) problems(b *bytes.Buffer) {
+	const most = 3
+	shown := 0
+	for _, r := range s.Reasons {
+		if r.File == "" || r.Text == symbolize.NoSymbol {
+			continue
+		}
+		if shown == most {
+			row(b, "", "...")
+			return
+		}
+		label := ""
+		if shown == 0 {
+			label = "unnamed"
+		}
+		row(b, label, fmt.Sprintf("%d addresses in %s: %s", r.Locations, printable(r.File), printable(r.Text)))
+		shown++
+	}
 }
 
 // percent is rounded down, so that 100.0 % is all.

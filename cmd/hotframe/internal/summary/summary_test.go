@@ -14,6 +14,7 @@ import (
 	"hotframe/internal/frames"
 	"hotframe/internal/testutil"
 	"hotframe/sampler"
+	"hotframe/symbolize"
 )
 
 func outcomes(n map[sampler.Outcome]uint64) sampler.Stats {
@@ -47,6 +48,9 @@ func TestSummaryText(t *testing.T) {
 	lossy.Stats.SidebandLost = 3
 	lossy.Shares.Complete = 4999
 	lossy.Shares.Unnamed = []Tally{{"a", 9000}, {"b", 700}, {"c", 60}, {"d", 5}}
+	lossy.Reasons = []symbolize.Reason{{File: "/usr/bin/chromium", Text: symbolize.NoSymbol, Locations: 900},
+		{File: "/tmp/gone", Text: "file is gone", Locations: 12}, {File: "[kernel.kallsyms]", Text: "addresses hidden", Locations: 9},
+		{File: "/a\x1b", Text: "permission denied", Locations: 2}, {File: "/b", Text: "file was replaced", Locations: 1}}
 	gaveUp := usual
 	gaveUp.Info = sampler.Info{Backend: "perf", Event: "cycles", GaveUp: []string{"kernel stacks (needs CAP_PERFMON)"}}
 	gaveUp.Target = "process 12,34"
