@@ -21,6 +21,7 @@ typedef long long s64;
 #define SEC(name) __attribute__((section(name), used))
 #define __always_inline inline __attribute__((always_inline))
 #define __noinline __attribute__((noinline))
+#define barrier() asm volatile("" ::: "memory")
 #define barrier_var(v) asm volatile("" : "+r"(v))
 #define __uint(name, val) int(*name)[val]
 #define __type(name, val) typeof(val) *name
@@ -48,13 +49,12 @@ static u64 (*const bpf_get_current_cgroup_id)(void) = (void *)80;
 static long (*const bpf_probe_read_user)(void *dst, u32 size, const void *from) = (void *)112;
 static long (*const bpf_probe_read_kernel)(void *dst, u32 size, const void *from) = (void *)113;
 static long (*const bpf_ringbuf_output)(void *ring, void *data, u64 size, u64 flags) = (void *)130;
-/* Since Linux 5.11 and 5.15; use only behind enum_value_exists(). */
+/* Since Linux 5.11, 5.15 and 5.17. */
 static struct task_struct *(*const bpf_get_current_task_btf)(void) = (void *)158;
 static long (*const bpf_task_pt_regs)(struct task_struct *task) = (void *)175;
+static long (*const bpf_loop)(u32 count, void *callback, void *arg, u64 flags) = (void *)181;
 
-enum bpf_func_id { BPF_FUNC_task_pt_regs = 175 };
-/* Both are constants once the program is relocated against the running kernel. */
-#define enum_value_exists(type, value) __builtin_preserve_enum_value(*(typeof(type) *)value, 0)
+/* A constant once the program is relocated against the running kernel. */
 #define kernel_sizeof(type) ((u64)__builtin_preserve_type_info(*(typeof(type) *)0, 1))
 
 #if defined(__TARGET_ARCH_x86)
@@ -127,11 +127,8 @@ struct mm_struct;
 struct task_struct {
 	void *stack;
 	struct mm_struct *mm;
-	u32 flags;
 };
 #pragma clang attribute pop
-
-#define PF_KTHREAD 0x00200000 /* include/linux/sched.h */
 
 /* Reads one relocated field of a kernel object into *dst; 0 when it could be read. */
 #define read_field(dst, object, field) \

@@ -84,129 +84,218 @@ static __always_inline struct stack *scratch_stack(u32 half)
 	return bpf_map_lookup_elem(&scratch, &half);
 }
 
+static __always_inline u64 hash_word(u64 hash, u64 word)
+{
+	hash = (hash ^ word) * 0x9e3779b97f4a7c15ULL;
+	return hash ^ hash >> 29;
+}
+
+#define HASH_SEED 0xcbf29ce484222325ULL
+
+/*
+ * Loops come in two forms. repeat() is bpf_loop(), which the verifier follows once; kernels before
+ * 5.17 unroll() them, which takes it a hundred times longer. A step is given its index and the
+ * loop's state, and returns 1 to end the loop.
+ */
+#define repeat(count, step, state) bpf_loop(count, step, state, 0)
+#define unroll(count, step, state) \
+	for (u32 i_ = 0; i_ < (count); i_++) { \
+		if (step(i_, state)) \
+			break; \
+	}
+
 /* The frame record both architectures' ABIs put where the frame pointer points. */
 struct frame_record {
 	u64 fp, ra;
 };
 
+struct walk {
+	u64 sp, fp;
+	u64 hash;
+	u32 frames;
+	u32 stop;
+};
+
 /*
- * walk_user follows frame pointers from the registers given and fills the user scratch stack.
- * Each record must lie above the one before it, so that a chain ends and never loops.
+ * walk_step appends the caller of the frame that it is at. Each frame record must lie above the one
+ * before it, so that a chain ends and never loops.
  */
-__noinline int walk_user(u64 ip, u64 sp, u64 fp)
+static __always_inline int walk_step(u32 i, struct walk *w)
 {
 	struct stack *s = scratch_stack(HALF_USER);
-	u32 stop = STOP_DEPTH, n = 1;
+	struct frame_record f;
+	u64 at = i;
+
+	if (!s || i + 1 >= max_user_frames)
+		return 1;
+	barrier_var(at); /* the verifier is to see this check, on the register that indexes below */
+	if (at >= MAX_USER_FRAMES - 1)
+		return 1;
+	if (!w->fp) {
+		w->stop = STOP_FP_END;
+		return 1;
+	}
+	if (w->fp < w->sp || (w->fp & 7)) {
+		w->stop = STOP_FP_INVALID;
+		return 1;
+	}
+	if (bpf_probe_read_user(&f, sizeof(f), (void *)w->fp)) {
+		w->stop = STOP_FP_UNREADABLE;
+		return 1;
+	}
+	f.ra = STRIP_PAC(f.ra);
+	if (!f.ra) {
+		w->stop = STOP_FP_END;
+		return 1;
+	}
+	if (f.ra < 4096 || f.ra >= TASK_SIZE_USER) {
+		w->stop = STOP_RA_INVALID;
+		return 1;
+	}
+	s->words[at + 2] = f.ra;
+	w->hash = hash_word(w->hash, f.ra);
+	w->frames = i + 2;
+	w->sp = w->fp + sizeof(f);
+	w->fp = f.fp;
+	return 0;
+}
+
+static int walk_one(u32 i, void *state)
+{
+	return walk_step(i, state);
+}
+
+/* finish_stack completes the scratch stack of a half. Its hash has taken in the frames. */
+static __always_inline u64 finish_stack(struct stack *s, u64 frames, u32 stop, u64 hash)
+{
+	s->words[0] = frames << 8 | stop;
+	return hash_word(hash, s->words[0]);
+}
+
+/* take_user_stack fills the user scratch stack from the registers given, and returns its hash. */
+static __always_inline u64 take_user_stack(const struct user_regs *u, int modern)
+{
+	struct walk w = { .sp = u->sp, .fp = u->fp, .frames = 1, .stop = STOP_DEPTH };
+	struct stack *s = scratch_stack(HALF_USER);
 
 	if (!s)
 		return 0;
-	s->words[1] = ip;
-	for (u32 i = 1; i < MAX_USER_FRAMES; i++) {
-		struct frame_record f;
+	s->words[1] = u->ip;
+	w.hash = hash_word(HASH_SEED, u->ip);
+	if (u->stop != STOP_NONE)
+		w.stop = u->stop;
+	else if (modern)
+		repeat(MAX_USER_FRAMES, walk_one, &w);
+	else
+		unroll(MAX_USER_FRAMES, walk_step, &w);
+	return finish_stack(s, w.frames, w.stop, w.hash);
+}
 
-		if (i >= max_user_frames)
-			break;
-		if (!fp) {
-			stop = STOP_FP_END;
-			break;
-		}
-		if (fp < sp || (fp & 7)) {
-			stop = STOP_FP_INVALID;
-			break;
-		}
-		if (bpf_probe_read_user(&f, sizeof(f), (void *)fp)) {
-			stop = STOP_FP_UNREADABLE;
-			break;
-		}
-		f.ra = STRIP_PAC(f.ra);
-		if (!f.ra) {
-			stop = STOP_FP_END;
-			break;
-		}
-		if (f.ra < 4096 || f.ra >= TASK_SIZE_USER) {
-			stop = STOP_RA_INVALID;
-			break;
-		}
-		s->words[i + 1] = f.ra;
-		n = i + 1;
-		sp = fp + sizeof(f);
-		fp = f.fp;
-	}
-	s->words[0] = (u64)n << 8 | stop;
-	return 1;
+/* saved_regs is where the kernel saved the user registers of the current task, 0 if it has none. */
+static __always_inline u64 saved_regs(int modern)
+{
+	struct task_struct *task;
+	struct mm_struct *mm = 0;
+	u64 stack;
+
+	if (modern)
+		return bpf_task_pt_regs(bpf_get_current_task_btf());
+	task = (void *)bpf_get_current_task();
+	if (read_field(&mm, task, mm) || !mm || read_field(&stack, task, stack))
+		return 0;
+	/* No padding above the registers: FRED kernels, which have it, are newer than the helper. */
+	return stack + THREAD_SIZE - kernel_sizeof(struct pt_regs);
 }
 
 /*
  * find_user_regs gives the registers that the task had in user mode: the interrupted ones, or
- * those saved when it entered the kernel. 0 when the task has no user half.
+ * those saved when it entered the kernel. 0 when the task has no user half: a kernel thread's saved
+ * registers are zero, as are those of io_uring's workers.
  */
-static __always_inline int find_user_regs(struct bpf_perf_event_data *ctx, struct user_regs *u)
+static __always_inline int find_user_regs(struct bpf_perf_event_data *ctx, struct user_regs *u, int modern)
 {
-	struct task_struct *task = (void *)bpf_get_current_task();
-	struct mm_struct *mm = 0;
 	struct pt_regs saved;
-	u32 flags = 0;
 	u64 at;
 
-	u->stop = STOP_NONE;
 	if (user_mode(&ctx->regs)) {
 		u->ip = REG_IP(&ctx->regs);
 		u->sp = REG_SP(&ctx->regs);
 		u->fp = REG_FP(&ctx->regs);
-		if (compat_mode(&ctx->regs))
-			u->stop = STOP_COMPAT;
+		u->stop = compat_mode(&ctx->regs) ? STOP_COMPAT : STOP_NONE;
+		/* Else one load serves both branches, from a pointer that may be the context: not permitted. */
+		barrier();
 		return 1;
 	}
-
-	if (read_field(&flags, task, flags) || (flags & PF_KTHREAD) || read_field(&mm, task, mm) || !mm)
-		return 0;
-	if (enum_value_exists(enum bpf_func_id, BPF_FUNC_task_pt_regs)) {
-		at = bpf_task_pt_regs(bpf_get_current_task_btf());
-	} else {
-		/* No padding above the registers: FRED kernels, which have it, are newer than the helper. */
-		if (read_field(&at, task, stack))
-			return 0;
-		at += THREAD_SIZE - kernel_sizeof(struct pt_regs);
-	}
-	if (bpf_probe_read_kernel(&saved, sizeof(saved), (void *)at))
+	at = saved_regs(modern);
+	if (!at || bpf_probe_read_kernel(&saved, sizeof(saved), (void *)at) || !REG_IP(&saved) || !user_mode(&saved))
 		return 0;
 	u->ip = REG_IP(&saved);
 	u->sp = REG_SP(&saved);
 	u->fp = REG_FP(&saved);
-	if (!u->ip || !user_mode(&saved)) /* a task that never ran in user mode, as io_uring's workers */
-		return 0;
-	if (compat_mode(&saved))
-		u->stop = STOP_COMPAT;
+	u->stop = compat_mode(&saved) ? STOP_COMPAT : STOP_NONE;
 	return 1;
 }
 
-enum match { MATCH_ABSENT, MATCH_EQUAL, MATCH_OTHER };
+enum match { MATCH_EQUAL, MATCH_OTHER, MATCH_ABSENT };
 
-/* match_stack compares the scratch stack with the one interned under id, word for word. */
-__noinline int match_stack(u32 half, u64 id)
+struct comparison {
+	u64 id;
+	u32 half;
+	u32 words; /* of the stack */
+	u32 match; /* the result */
+};
+
+/* compare_chunk compares one chunk of the scratch stack. The chunks' words behind the stack's are left over. */
+static __always_inline int compare_chunk(u32 i, struct comparison *m)
 {
-	struct chunk_key key = { .id = id };
-	struct stack *s = scratch_stack(half);
-	u32 left;
+	struct chunk_key key = { .id = m->id, .index = i };
+	struct stack *s = scratch_stack(m->half);
+	struct chunk *c;
+	u64 at = i;
 
-	if (!s)
-		return MATCH_ABSENT;
-	left = (u32)(s->words[0] >> 8) + 1;
-	for (u32 i = 0; i < MAX_CHUNKS; i++) {
-		struct chunk *c;
-
-		key.index = i;
-		c = bpf_map_lookup_elem(&chunks, &key);
-		if (!c)
-			return MATCH_ABSENT;
-		for (u32 j = 0; j < CHUNK_WORDS; j++) {
-			if (c->words[j] != s->words[i * CHUNK_WORDS + j])
-				return MATCH_OTHER;
-			if (--left == 0)
-				return MATCH_EQUAL;
+	m->match = MATCH_ABSENT;
+	barrier_var(at);
+	if (!s || at >= MAX_CHUNKS)
+		return 1;
+	at *= CHUNK_WORDS;
+	c = bpf_map_lookup_elem(&chunks, &key);
+	if (!c)
+		return 1;
+	m->match = MATCH_EQUAL;
+	for (u32 j = 0; j < CHUNK_WORDS; j++) {
+		if (at + j >= m->words)
+			return 1;
+		if (c->words[j] != s->words[at + j]) {
+			m->match = MATCH_OTHER;
+			return 1;
 		}
 	}
-	return MATCH_OTHER;
+	return at + CHUNK_WORDS >= m->words;
+}
+
+static int compare_one(u32 i, void *state)
+{
+	return compare_chunk(i, state);
+}
+
+/*
+ * These compare the scratch stack with the one interned under id, word for word. They are global
+ * functions, with numbers for arguments, so that they are verified once and not for every call.
+ */
+__noinline int match_modern(u32 half, u32 words, u64 id)
+{
+	struct comparison m = { .id = id, .half = half, .words = words };
+
+	repeat(MAX_CHUNKS, compare_one, &m);
+	return m.match;
+}
+
+__noinline int match_legacy(u32 half, u32 words, u64 id)
+{
+	struct comparison m = { .id = id, .half = half, .words = words };
+
+	unroll(MAX_CHUNKS, compare_chunk, &m);
+	return m.match;
 }
 
 /* send_stack puts the scratch stack into the ring, then makes it known under id. 0 when the ring is full. */
@@ -245,26 +334,20 @@ __noinline int send_stack(u32 half, u64 id)
  * intern gives the id of the scratch stack, after sending the stack if it is new. 0 when the
  * ring is full. A stack whose ids are all taken by others is sent under the last each time.
  */
-__noinline u64 intern(u32 half)
+static __always_inline u64 intern(u32 half, u64 hash, int modern)
 {
 	struct stack *s = scratch_stack(half);
-	u64 hash = 0xcbf29ce484222325ULL, id = 0;
+	u64 id = 0;
 	u32 words;
 
 	if (!s)
 		return 0;
 	words = (u32)(s->words[0] >> 8) + 1;
-	for (u32 i = 0; i < MAX_USER_FRAMES + 1; i++) {
-		if (i >= words)
-			break;
-		hash = (hash ^ s->words[i]) * 0x9e3779b97f4a7c15ULL;
-		hash ^= hash >> 29;
-	}
 	for (u32 probe = 0; probe < MAX_PROBES; probe++) {
 		int m;
 
 		id = (u64)(stack_generation & 0xffff) << 48 | ((hash + probe) & 0xffffffffffffULL);
-		m = match_stack(half, id);
+		m = modern ? match_modern(half, words, id) : match_legacy(half, words, id);
 		if (m == MATCH_EQUAL)
 			return id;
 		if (m == MATCH_ABSENT)
@@ -273,52 +356,81 @@ __noinline u64 intern(u32 half)
 	return send_stack(half, id) ? id : 0;
 }
 
-/* take_kernel_stack fills the kernel scratch stack. bpf_get_stack() begins with the interrupted PC. */
-static __always_inline int take_kernel_stack(struct bpf_perf_event_data *ctx)
+__noinline u64 intern_modern(u32 half, u64 hash)
+{
+	return intern(half, hash, 1);
+}
+
+__noinline u64 intern_legacy(u32 half, u64 hash)
+{
+	return intern(half, hash, 0);
+}
+
+struct hashing {
+	u64 hash;
+	u32 frames;
+};
+
+static __always_inline int hash_step(u32 i, struct hashing *h)
 {
 	struct stack *s = scratch_stack(HALF_KERNEL);
+	u64 at = i;
+
+	if (!s || i >= h->frames)
+		return 1;
+	barrier_var(at);
+	if (at >= MAX_KERNEL_FRAMES)
+		return 1;
+	h->hash = hash_word(h->hash, s->words[at + 1]);
+	return 0;
+}
+
+static int hash_one(u32 i, void *state)
+{
+	return hash_step(i, state);
+}
+
+/*
+ * take_kernel_stack fills the kernel scratch stack and returns its hash. bpf_get_stack() begins with
+ * the interrupted PC.
+ */
+static __always_inline u64 take_kernel_stack(struct bpf_perf_event_data *ctx, int modern)
+{
+	struct stack *s = scratch_stack(HALF_KERNEL);
+	struct hashing h = { .hash = HASH_SEED };
 	u32 stop = STOP_KERNEL;
 	long size;
-	u64 n;
 
 	if (!s)
 		return 0;
 	size = bpf_get_stack(ctx, &s->words[1], MAX_KERNEL_FRAMES * sizeof(u64), 0);
-	n = size > 0 ? size / sizeof(u64) : 0;
-	if (n >= MAX_KERNEL_FRAMES) {
-		n = MAX_KERNEL_FRAMES;
+	h.frames = size > 0 ? size / sizeof(u64) : 0;
+	if (h.frames >= MAX_KERNEL_FRAMES) {
+		h.frames = MAX_KERNEL_FRAMES;
 		stop = STOP_KERNEL_DEPTH;
 	}
-	if (!n) {
+	if (!h.frames) {
 		s->words[1] = REG_IP(&ctx->regs);
-		n = 1;
+		h.frames = 1;
 		stop = STOP_KERNEL_ERROR;
 	}
-	s->words[0] = n << 8 | stop;
-	return 1;
+	if (modern)
+		repeat(MAX_KERNEL_FRAMES, hash_one, &h);
+	else
+		unroll(MAX_KERNEL_FRAMES, hash_step, &h);
+	return finish_stack(s, h.frames, stop, h.hash);
 }
 
-static __always_inline int take_user_stack(struct bpf_perf_event_data *ctx)
+static __always_inline u64 intern_half(u32 half, u64 hash, int modern)
 {
-	struct user_regs u = {};
-	struct stack *s;
-
-	if (!find_user_regs(ctx, &u))
-		return 0;
-	if (u.stop == STOP_NONE)
-		return walk_user(u.ip, u.sp, u.fp);
-	s = scratch_stack(HALF_USER);
-	if (!s)
-		return 0;
-	s->words[0] = 1 << 8 | u.stop;
-	s->words[1] = u.ip;
-	return 1;
+	return modern ? intern_modern(half, hash) : intern_legacy(half, hash);
 }
 
-static __always_inline enum outcome sample(struct bpf_perf_event_data *ctx)
+static __always_inline enum outcome sample(struct bpf_perf_event_data *ctx, int modern)
 {
 	struct sample_record r = { .type = RECORD_SAMPLE };
 	u64 pid_tgid = bpf_get_current_pid_tgid();
+	struct user_regs u = {};
 
 	r.pid = pid_tgid >> 32;
 	r.tid = (u32)pid_tgid;
@@ -330,13 +442,13 @@ static __always_inline enum outcome sample(struct bpf_perf_event_data *ctx)
 	r.cgroup = bpf_get_current_cgroup_id();
 	bpf_get_current_comm(r.comm, sizeof(r.comm));
 
-	if (want_kernel && !user_mode(&ctx->regs) && take_kernel_stack(ctx)) {
-		r.kernel_stack = intern(HALF_KERNEL);
+	if (want_kernel && !user_mode(&ctx->regs)) {
+		r.kernel_stack = intern_half(HALF_KERNEL, take_kernel_stack(ctx, modern), modern);
 		if (!r.kernel_stack)
 			return OUTCOME_LOST_RING;
 	}
-	if (want_user && take_user_stack(ctx)) {
-		r.user_stack = intern(HALF_USER);
+	if (want_user && find_user_regs(ctx, &u, modern)) {
+		r.user_stack = intern_half(HALF_USER, take_user_stack(&u, modern), modern);
 		if (!r.user_stack)
 			return OUTCOME_LOST_RING;
 	}
@@ -345,8 +457,7 @@ static __always_inline enum outcome sample(struct bpf_perf_event_data *ctx)
 	return OUTCOME_EMITTED;
 }
 
-SEC("perf_event")
-int on_tick(struct bpf_perf_event_data *ctx)
+static __always_inline int tick(struct bpf_perf_event_data *ctx, int modern)
 {
 	struct tick_counts *c;
 	enum outcome o;
@@ -356,10 +467,23 @@ int on_tick(struct bpf_perf_event_data *ctx)
 	if (!c)
 		return 0;
 	c->ticks++;
-	o = sample(ctx);
+	o = sample(ctx, modern);
 	if (o < OUTCOME_COUNT)
 		c->outcomes[o]++;
 	return 0;
+}
+
+/* For Linux 5.17 and newer. It has no field of a kernel type, so the kernel's BTF is not needed to load it. */
+SEC("perf_event")
+int on_tick(struct bpf_perf_event_data *ctx)
+{
+	return tick(ctx, 1);
+}
+
+SEC("perf_event")
+int on_tick_legacy(struct bpf_perf_event_data *ctx)
+{
+	return tick(ctx, 0);
 }
 
 /* bpf2go finds only types that some variable has. */

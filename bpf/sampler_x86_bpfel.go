@@ -101,6 +101,7 @@ const (
 	SamplerMapRing            = "ring"
 	SamplerMapScratch         = "scratch"
 	SamplerProgOnTick         = "on_tick"
+	SamplerProgOnTickLegacy   = "on_tick_legacy"
 	SamplerVarMaxUserFrames   = "max_user_frames"
 	SamplerVarStackGeneration = "stack_generation"
 	SamplerVarWantIdle        = "want_idle"
@@ -151,7 +152,8 @@ type SamplerSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type SamplerProgramSpecs struct {
-	OnTick *ebpf.ProgramSpec `ebpf:"on_tick"`
+	OnTick       *ebpf.ProgramSpec `ebpf:"on_tick"`
+	OnTickLegacy *ebpf.ProgramSpec `ebpf:"on_tick_legacy"`
 }
 
 // SamplerMapSpecs contains maps before they are loaded into the kernel.
@@ -227,12 +229,14 @@ type SamplerVariables struct {
 //
 // It can be passed to LoadSamplerObjects or ebpf.CollectionSpec.LoadAndAssign.
 type SamplerPrograms struct {
-	OnTick *ebpf.Program `ebpf:"on_tick"`
+	OnTick       *ebpf.Program `ebpf:"on_tick"`
+	OnTickLegacy *ebpf.Program `ebpf:"on_tick_legacy"`
 }
 
 func (p *SamplerPrograms) Close() error {
 	return _SamplerClose(
 		p.OnTick,
+		p.OnTickLegacy,
 	)
 }
 

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/features"
 	"github.com/cilium/ebpf/ringbuf"
 	"github.com/cilium/ebpf/rlimit"
 
@@ -41,7 +43,7 @@ const batchSize = 8192
 type bpfSource struct {
 	config  Config
 	info    Info
-	objects bpf.SamplerObjects
+	objects bpfObjects
 	events  *samplingEvents
 
 	ring    *ringbuf.Reader
@@ -66,6 +68,20 @@ type bpfSource struct {
 	drained  bool // the ring was read to its end after that
 	timer    *time.Timer
 	hotplug  time.Time // of the last look
+}
+
+// bpfObjects are what is loaded into the kernel: one of the two programs.
+type bpfObjects struct {
+	bpf.SamplerMaps
+	bpf.SamplerVariables
+	Tick *ebpf.Program `ebpf:"on_tick"`
+}
+
+func (o *bpfObjects) close() error {
+	if o.Tick == nil {
+		return nil // nothing was loaded
+	}
+	return errors.Join(o.Tick.Close(), o.SamplerMaps.Close())
 }
 
 // OpenBPF starts sampling c.Target with the BPF program on perf events. The
@@ -94,7 +110,7 @@ func OpenBPF(c Config) (_ Source, err error) {
 	if err := s.followProcesses(); err != nil {
 		return nil, err
 	}
-	s.events, err = openSamplingEvents(c, uint32(s.objects.OnTick.FD()))
+	s.events, err = openSamplingEvents(c, uint32(s.objects.Tick.FD()))
 	if err != nil {
 		return nil, err
 	}
@@ -112,6 +128,9 @@ func (s *bpfSource) load() error {
 	spec, err := bpf.LoadSampler()
 	if err != nil {
 		return fmt.Errorf("read the BPF program: %w", err)
+	}
+	if !haveLoop() {
+		spec.Programs[bpf.SamplerProgOnTick] = spec.Programs[bpf.SamplerProgOnTickLegacy]
 	}
 	ticksPerSecond := s.config.frequency() * numPossibleCPUs()
 	spec.Maps[bpf.SamplerMapRing].MaxEntries = ringSize(ticksPerSecond)
@@ -137,6 +156,11 @@ func (s *bpfSource) load() error {
 	}
 	s.ring.SetDeadline(time.Unix(1, 0)) // never wait: see pollInterval
 	return nil
+}
+
+// haveLoop reports whether the kernel has bpf_loop(), that is whether it is Linux 5.17 or newer.
+func haveLoop() bool {
+	return !errors.Is(features.HaveProgramHelper(ebpf.PerfEvent, asm.FnLoop), ebpf.ErrNotSupported)
 }
 
 // flag is how the BPF program's constants spell a truth value.
@@ -388,5 +412,5 @@ func (s *bpfSource) Close() error {
 	if s.ring != nil {
 		errs = append(errs, s.ring.Close())
 	}
-	return errors.Join(append(errs, s.objects.Close())...)
+	return errors.Join(append(errs, s.objects.close())...)
 }

@@ -208,7 +208,7 @@ func waitForFirstTick(after ebpf.ProgramID, limit time.Duration) (*ebpf.Program,
 				continue
 			}
 			info, err := p.Info()
-			if err == nil && info.Name == "on_tick" {
+			if err == nil && strings.HasPrefix(info.Name, "on_tick") {
 				if st, err := p.Stats(); err == nil && st.RunCount > 0 {
 					return p, nil
 				}
