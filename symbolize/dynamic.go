@@ -89,10 +89,10 @@ func (f elfFile) countGNU(off uint64) (uint64, error) {
 	if at > uint64(f.size) || buckets > min(maxSymbols, uint64(f.size)-at)/4 {
 		return 0, fmt.Errorf("%d hash buckets at %#x: %w", buckets, at, object.ErrBadELF)
 	}
-	w := newWindow(f.r, at, uint64(f.size)-at)
+	w := object.NewWindow(f.r, at, uint64(f.size)-at)
 	last := uint64(0)
 	for i := range buckets {
-		b := w.at(4*i, 4)
+		b := w.At(4*i, 4)
 		if len(b) < 4 {
 			return 0, fmt.Errorf("hash bucket %d: %w", i, object.ErrBadELF)
 		}
@@ -102,7 +102,7 @@ func (f elfFile) countGNU(off uint64) (uint64, error) {
 		return first, nil // no symbol is hashed
 	}
 	for {
-		b := w.at(4*(buckets+last-first), 4)
+		b := w.At(4*(buckets+last-first), 4)
 		if len(b) < 4 || last > maxSymbols/symbolSize32 {
 			return 0, fmt.Errorf("hash chain at %d: %w", last, object.ErrBadELF)
 		}

@@ -188,7 +188,7 @@ func TestSymbolizeThisProgram(t *testing.T) {
 	if err := New(Config{}).Symbolize(p, func(*profile.Mapping) *object.File { return file }); err != nil {
 		t.Fatal(err)
 	}
-	table := gosymTable(t, path, f)
+	table := gosymTable(t, path)
 	for i, l := range p.Location {
 		want := table.PCToFunc(uint64(q[i].addr))
 		fn := l.Line[0].Function
