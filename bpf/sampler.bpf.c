@@ -61,6 +61,33 @@ struct {
 } chunks SEC(".maps");
 
 struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 1 << 21);
+} deferred SEC(".maps");
+
+/* Made as needed by user space, which maps them into its memory. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__uint(max_entries, MAX_ARENAS);
+	__type(key, u32);
+	__array(
+		values, struct {
+			__uint(type, BPF_MAP_TYPE_ARRAY);
+			__uint(map_flags, BPF_F_MMAPABLE);
+			__uint(max_entries, 1);
+			__uint(key_size, sizeof(u32));
+			__uint(value_size, ARENA_SIZE);
+		});
+} arenas SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 16384);
+	__type(key, u32);
+	__type(value, struct address_space);
+} address_spaces SEC(".maps");
+
+struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, 2);
 	__type(key, u32);
@@ -492,6 +519,12 @@ const struct wire {
 	struct stack_record stack;
 	struct chunk_key key;
 	struct tick_counts counts;
+	struct deferred_record deferred;
+	struct address_space space;
+	struct range range;
+	struct table_page page;
+	struct table table;
+	enum range_kind range_kind;
 	enum record_type record_type;
 	enum stop_reason stop_reason;
 	enum outcome outcome;

@@ -13,6 +13,12 @@ import (
 	"github.com/cilium/ebpf"
 )
 
+type SamplerAddressSpace struct {
+	_      structs.HostLayout
+	Ranges uint32
+	Count  uint32
+}
+
 type SamplerChunk struct {
 	_     structs.HostLayout
 	Words [64]uint64
@@ -25,6 +31,20 @@ type SamplerChunkKey struct {
 	Unused uint32
 }
 
+type SamplerDeferredRecord struct {
+	_          structs.HostLayout
+	Sample     SamplerSampleRecord
+	Ip         uint64
+	Sp         uint64
+	Fp         uint64
+	Lr         uint64
+	Gpr        [17]uint64
+	StackStart uint64
+	StackSize  uint32
+	Unused     uint32
+	Stack      [20480]uint8
+}
+
 type SamplerOutcome uint32
 
 const (
@@ -35,11 +55,29 @@ const (
 	SamplerOutcomeOUTCOME_COUNT     SamplerOutcome = 4
 )
 
+type SamplerRange struct {
+	_     structs.HostLayout
+	Start uint64
+	End   uint64
+	Bias  uint64
+	Table uint32
+	Kind  uint32
+}
+
+type SamplerRangeKind uint32
+
+const (
+	SamplerRangeKindRANGE_FRAMES  SamplerRangeKind = 0
+	SamplerRangeKindRANGE_TABLE   SamplerRangeKind = 1
+	SamplerRangeKindRANGE_PENDING SamplerRangeKind = 2
+)
+
 type SamplerRecordType uint32
 
 const (
-	SamplerRecordTypeRECORD_STACK  SamplerRecordType = 1
-	SamplerRecordTypeRECORD_SAMPLE SamplerRecordType = 2
+	SamplerRecordTypeRECORD_STACK    SamplerRecordType = 1
+	SamplerRecordTypeRECORD_SAMPLE   SamplerRecordType = 2
+	SamplerRecordTypeRECORD_DEFERRED SamplerRecordType = 3
 )
 
 type SamplerSampleRecord struct {
@@ -84,7 +122,26 @@ const (
 	SamplerStopReasonSTOP_KERNEL        SamplerStopReason = 9
 	SamplerStopReasonSTOP_KERNEL_DEPTH  SamplerStopReason = 10
 	SamplerStopReasonSTOP_KERNEL_ERROR  SamplerStopReason = 11
+	SamplerStopReasonSTOP_NO_RULE       SamplerStopReason = 12
+	SamplerStopReasonSTOP_UNMAPPED      SamplerStopReason = 13
+	SamplerStopReasonSTOP_UNREADABLE    SamplerStopReason = 14
+	SamplerStopReasonSTOP_BAD_CFA       SamplerStopReason = 15
+	SamplerStopReasonSTOP_LOST_REGISTER SamplerStopReason = 16
+	SamplerStopReasonSTOP_GO_SWITCH     SamplerStopReason = 17
+	SamplerStopReasonSTOP_COPY_END      SamplerStopReason = 18
 )
+
+type SamplerTable struct {
+	_      structs.HostLayout
+	Pages  uint32
+	Unused uint32
+}
+
+type SamplerTablePage struct {
+	_     structs.HostLayout
+	Rows  uint32
+	Count uint32
+}
 
 type SamplerTickCounts struct {
 	_        structs.HostLayout
@@ -96,8 +153,11 @@ type SamplerTickCounts struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	SamplerMapAddressSpaces   = "address_spaces"
+	SamplerMapArenas          = "arenas"
 	SamplerMapChunks          = "chunks"
 	SamplerMapCounts          = "counts"
+	SamplerMapDeferred        = "deferred"
 	SamplerMapRing            = "ring"
 	SamplerMapScratch         = "scratch"
 	SamplerProgOnTick         = "on_tick"
@@ -160,10 +220,13 @@ type SamplerProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type SamplerMapSpecs struct {
-	Chunks  *ebpf.MapSpec `ebpf:"chunks"`
-	Counts  *ebpf.MapSpec `ebpf:"counts"`
-	Ring    *ebpf.MapSpec `ebpf:"ring"`
-	Scratch *ebpf.MapSpec `ebpf:"scratch"`
+	AddressSpaces *ebpf.MapSpec `ebpf:"address_spaces"`
+	Arenas        *ebpf.MapSpec `ebpf:"arenas"`
+	Chunks        *ebpf.MapSpec `ebpf:"chunks"`
+	Counts        *ebpf.MapSpec `ebpf:"counts"`
+	Deferred      *ebpf.MapSpec `ebpf:"deferred"`
+	Ring          *ebpf.MapSpec `ebpf:"ring"`
+	Scratch       *ebpf.MapSpec `ebpf:"scratch"`
 }
 
 // SamplerVariableSpecs contains global variables before they are loaded into the kernel.
@@ -198,16 +261,22 @@ func (o *SamplerObjects) Close() error {
 //
 // It can be passed to LoadSamplerObjects or ebpf.CollectionSpec.LoadAndAssign.
 type SamplerMaps struct {
-	Chunks  *ebpf.Map `ebpf:"chunks"`
-	Counts  *ebpf.Map `ebpf:"counts"`
-	Ring    *ebpf.Map `ebpf:"ring"`
-	Scratch *ebpf.Map `ebpf:"scratch"`
+	AddressSpaces *ebpf.Map `ebpf:"address_spaces"`
+	Arenas        *ebpf.Map `ebpf:"arenas"`
+	Chunks        *ebpf.Map `ebpf:"chunks"`
+	Counts        *ebpf.Map `ebpf:"counts"`
+	Deferred      *ebpf.Map `ebpf:"deferred"`
+	Ring          *ebpf.Map `ebpf:"ring"`
+	Scratch       *ebpf.Map `ebpf:"scratch"`
 }
 
 func (m *SamplerMaps) Close() error {
 	return _SamplerClose(
+		m.AddressSpaces,
+		m.Arenas,
 		m.Chunks,
 		m.Counts,
+		m.Deferred,
 		m.Ring,
 		m.Scratch,
 	)

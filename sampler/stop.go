@@ -17,6 +17,13 @@ const (
 	StopKernel                         // a kernel stack, as the kernel's unwinder gave it, whole
 	StopKernelDepth                    // a kernel stack cut at kernel.perf_event_max_stack
 	StopKernelError                    // the kernel's unwinder gave no stack
+	StopNoRule                         // the code has no unwind information, nor a frame pointer
+	StopUnmapped                       // the return address is in no executable mapping
+	StopUnreadable                     // what an unwind rule points to could not be read
+	StopBadCFA                         // an unwind rule led down the stack
+	StopLostRegister                   // an unwind rule needs a register that was not kept
+	StopGoSwitch                       // Go's runtime went on on another stack
+	StopCopyEnd                        // the stack is larger than what was copied of it
 	stopReasonCount
 )
 
@@ -33,6 +40,13 @@ var stopReasonText = [stopReasonCount]string{
 	StopKernel:       "kernel entry",
 	StopKernelDepth:  "kernel max depth",
 	StopKernelError:  "kernel stack unreadable",
+	StopNoRule:       "no unwind information",
+	StopUnmapped:     "return address unmapped",
+	StopUnreadable:   "stack unreadable",
+	StopBadCFA:       "bad unwind information",
+	StopLostRegister: "register not kept",
+	StopGoSwitch:     "Go stack switch",
+	StopCopyEnd:      "stack too large to copy",
 }
 
 // String is the reason as it is shown in stacks, as in "[unknown: max depth]".

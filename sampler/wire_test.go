@@ -60,6 +60,13 @@ func TestStopReasonsMatchBPF(t *testing.T) {
 		StopKernel:       bpf.SamplerStopReasonSTOP_KERNEL,
 		StopKernelDepth:  bpf.SamplerStopReasonSTOP_KERNEL_DEPTH,
 		StopKernelError:  bpf.SamplerStopReasonSTOP_KERNEL_ERROR,
+		StopNoRule:       bpf.SamplerStopReasonSTOP_NO_RULE,
+		StopUnmapped:     bpf.SamplerStopReasonSTOP_UNMAPPED,
+		StopUnreadable:   bpf.SamplerStopReasonSTOP_UNREADABLE,
+		StopBadCFA:       bpf.SamplerStopReasonSTOP_BAD_CFA,
+		StopLostRegister: bpf.SamplerStopReasonSTOP_LOST_REGISTER,
+		StopGoSwitch:     bpf.SamplerStopReasonSTOP_GO_SWITCH,
+		StopCopyEnd:      bpf.SamplerStopReasonSTOP_COPY_END,
 	}
 	if len(c) != int(stopReasonCount) {
 		t.Fatalf("%d stop reasons compared, there are %d", len(c), stopReasonCount)
