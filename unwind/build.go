@@ -19,6 +19,7 @@ var (
 	ErrNoInfo   = errors.New("no unwind information")
 	ErrMachine  = errors.New("not a 64-bit ELF file for amd64 or arm64")
 	ErrTooLarge = errors.New("unwind information too large")
+	ErrDamaged  = errors.New("damaged unwind information")
 )
 
 const (
@@ -165,26 +166,27 @@ func (b *builder) rows() ([]Row, error) {
 			return nil, err
 		}
 	}
-	if b.stats.Functions < fewFunctions {
-		debug, err := b.debugFrame()
-		if err != nil {
-			return nil, err
-		}
-		if debug != nil {
-			more, err := b.compile(debug)
-			if err != nil {
-				return nil, err
-			}
-			rows = fill(rows, more)
-		}
+	if b.stats.Functions >= fewFunctions {
+		return rows, nil
 	}
-	return rows, nil
+	debug, err := b.debugFrame()
+	if err != nil && len(rows) == 0 {
+		return nil, err
+	}
+	if err != nil || debug == nil {
+		return rows, nil
+	}
+	more, err := b.compile(debug)
+	if err != nil {
+		return nil, err
+	}
+	return fill(rows, more), nil
 }
 
 // section returns the frames at a place of the file.
 func (b *builder) section(off, size, addr uint64) (*frames, error) {
 	if off > b.size || size > b.size-off {
-		return nil, fmt.Errorf("unwind section of %d bytes at %#x in a file of %d: %w", size, off, b.size, object.ErrBadELF)
+		return nil, fmt.Errorf("section of %d bytes at %#x in a file of %d: %w", size, off, b.size, ErrDamaged)
 	}
 	if size > math.MaxUint32 {
 		return nil, fmt.Errorf("unwind section of %d bytes: %w", size, ErrTooLarge)
@@ -234,8 +236,7 @@ func (b *builder) at(addr uint64) (*frames, error) {
 	return nil, nil
 }
 
-// debugFrame finds .debug_frame. It is nil where there is none, or none that
-// can be read: it is only a second source.
+// debugFrame finds .debug_frame. It is nil where there is none.
 func (b *builder) debugFrame() (*frames, error) {
 	s := b.h.Section(".debug_frame")
 	if s == nil || s.Type == object.SectionNobits {
@@ -250,29 +251,38 @@ func (b *builder) debugFrame() (*frames, error) {
 		return f, nil
 	}
 
-	// Elf64_Chdr (ELF gABI 4.3): type, reserved, size, alignment.
-	var head [24]byte
-	if len(f.bytes(0, 24)) < 24 {
-		return nil, nil
-	}
-	copy(head[:], f.bytes(0, 24))
-	kind, full := binary.LittleEndian.Uint32(head[:]), binary.LittleEndian.Uint64(head[8:])
-	if kind != compressedZlib {
-		return nil, fmt.Errorf(".debug_frame is compressed by method %d: %w", kind, ErrNoInfo)
-	}
-	if full > maxRatio*s.Size {
-		return nil, fmt.Errorf(".debug_frame of %d bytes from %d: %w", full, s.Size, ErrTooLarge)
-	}
-	z, err := zlib.NewReader(io.NewSectionReader(b.r, int64(s.Off+24), int64(s.Size-24)))
-	if err != nil {
-		return nil, fmt.Errorf(".debug_frame: %w", err)
-	}
-	content, err := io.ReadAll(io.LimitReader(z, int64(full)))
+	content, err := inflate(f)
 	if err != nil {
 		return nil, fmt.Errorf(".debug_frame: %w", err)
 	}
 	f.pages = pages{r: bytes.NewReader(content), size: uint64(len(content))}
 	return f, nil
+}
+
+// inflate returns the content of a section with SHF_COMPRESSED.
+func inflate(f *frames) ([]byte, error) {
+	// Elf64_Chdr (ELF gABI 4.3): type, reserved, size, alignment.
+	const header = 24
+	head := f.bytes(0, header)
+	if len(head) < header {
+		return nil, ErrDamaged
+	}
+	method, size := binary.LittleEndian.Uint32(head), binary.LittleEndian.Uint64(head[8:])
+	if method != compressedZlib {
+		return nil, fmt.Errorf("compressed by method %d: %w", method, ErrNoInfo)
+	}
+	if size > maxRatio*f.size {
+		return nil, fmt.Errorf("%d bytes from %d: %w", size, f.size, ErrTooLarge)
+	}
+	z, err := zlib.NewReader(io.NewSectionReader(f.r, int64(f.off+header), int64(f.size-header)))
+	if err != nil {
+		return nil, fmt.Errorf("%v: %w", err, ErrDamaged)
+	}
+	content, err := io.ReadAll(io.LimitReader(z, int64(size)))
+	if err != nil {
+		return nil, fmt.Errorf("%v: %w", err, ErrDamaged)
+	}
+	return content, nil
 }
 
 // compile turns frames into rows.

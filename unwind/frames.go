@@ -1,7 +1,6 @@
 package unwind
 
 import (
-	"errors"
 	"io"
 	"slices"
 )
@@ -58,8 +57,6 @@ type field struct {
 	addr uint64
 }
 
-var errDamaged = errors.New("damaged")
-
 // index lists the FDEs whose code lies in the executable ranges: each is the
 // start of its code less base, and below it the position of the FDE, in 32 bits
 // each. They are sorted, with one for each start.
@@ -102,11 +99,11 @@ func (f *frames) entry(pos uint64) (entry, error) {
 	case length == 0xffff_ffff:
 		length, wide = c.u64(), true
 	case length >= 0xffff_fff0:
-		return entry{}, errDamaged
+		return entry{}, ErrDamaged
 	}
 	at := pos + uint64(c.off) // of the CIE pointer
 	if c.bad || length > f.size-at {
-		return entry{}, errDamaged
+		return entry{}, ErrDamaged
 	}
 	e := entry{end: at + length}
 	if length == 0 { // a terminator; linkers leave some between the entries too
@@ -131,7 +128,7 @@ func (f *frames) entry(pos uint64) (entry, error) {
 	}
 	e.body = pos + uint64(c.off)
 	if c.bad || e.body > e.end {
-		return entry{}, errDamaged
+		return entry{}, ErrDamaged
 	}
 	return e, nil
 }
