@@ -85,7 +85,24 @@ static __always_inline int compat_mode(const struct pt_regs *r)
 #define REG_IP(r) ((r)->ip)
 #define REG_SP(r) ((r)->sp)
 #define REG_FP(r) ((r)->bp)
+#define REG_LR(r) 0ULL
 #define STRIP_PAC(addr) (addr)
+
+/* All registers by DWARF number: System V ABI, AMD64 supplement, figure 3.36. */
+#define COPY_GPR(to, r) \
+	do { \
+		(to)[0] = (r)->ax, (to)[1] = (r)->dx, (to)[2] = (r)->cx, (to)[3] = (r)->bx; \
+		(to)[4] = (r)->si, (to)[5] = (r)->di, (to)[6] = (r)->bp, (to)[7] = (r)->sp; \
+		(to)[8] = (r)->r8, (to)[9] = (r)->r9, (to)[10] = (r)->r10, (to)[11] = (r)->r11; \
+		(to)[12] = (r)->r12, (to)[13] = (r)->r13, (to)[14] = (r)->r14, (to)[15] = (r)->r15; \
+		(to)[16] = (r)->ip; \
+	} while (0)
+
+/* struct sigcontext, arch/x86/include/uapi/asm/sigcontext.h, behind uc_flags, uc_link and uc_stack. */
+#define SIGNAL_REGS 40
+struct signal_regs {
+	u64 r8, r9, r10, r11, r12, r13, r14, r15, di, si, bp, bx, dx, ax, cx, sp, ip;
+};
 
 #elif defined(__TARGET_ARCH_arm64)
 
@@ -112,6 +129,17 @@ static __always_inline int compat_mode(const struct pt_regs *r)
 #define REG_IP(r) ((r)->pc)
 #define REG_SP(r) ((r)->sp)
 #define REG_FP(r) ((r)->regs[29])
+#define REG_LR(r) ((r)->regs[30])
+#define COPY_GPR(to, r) \
+	do { \
+		_Pragma("unroll") for (int n_ = 0; n_ < 17; n_++)(to)[n_] = (r)->regs[n_]; \
+	} while (0)
+
+/* uc_mcontext.regs behind struct siginfo, arch/arm64/kernel/signal.c and uapi/asm/sigcontext.h. */
+#define SIGNAL_REGS 312
+struct signal_regs {
+	u64 regs[31], sp, pc;
+};
 /* Pointer authentication codes are in the bits above the 48-bit address. */
 #define STRIP_PAC(addr) ((addr) & ((1ULL << 48) - 1))
 

@@ -16,6 +16,7 @@ const volatile u32 max_user_frames = MAX_USER_FRAMES;
 const volatile u8 want_kernel = 1;
 const volatile u8 want_user = 1;
 const volatile u8 want_idle = 0;
+const volatile u8 want_tables = 1; /* 0: frame pointers only */
 
 /*
  * The generation of stack ids, their top 16 bits. User space bumps it, waits until no program
@@ -101,10 +102,13 @@ struct {
 	__type(value, struct tick_counts);
 } counts SEC(".maps");
 
-struct user_regs {
-	u64 ip, sp, fp;
-	u32 stop; /* STOP_NONE when the registers are good */
-};
+/* The registers of the walk's leaf, and room for the copy of its stack. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, struct deferred_record);
+} deferral SEC(".maps");
 
 static __always_inline struct stack *scratch_stack(u32 half)
 {
@@ -131,67 +135,6 @@ static __always_inline u64 hash_word(u64 hash, u64 word)
 			break; \
 	}
 
-/* The frame record both architectures' ABIs put where the frame pointer points. */
-struct frame_record {
-	u64 fp, ra;
-};
-
-struct walk {
-	u64 sp, fp;
-	u64 hash;
-	u32 frames;
-	u32 stop;
-};
-
-/*
- * walk_step appends the caller of the frame that it is at. Each frame record must lie above the one
- * before it, so that a chain ends and never loops.
- */
-static __always_inline int walk_step(u32 i, struct walk *w)
-{
-	struct stack *s = scratch_stack(HALF_USER);
-	struct frame_record f;
-	u64 at = i;
-
-	if (!s || i + 1 >= max_user_frames)
-		return 1;
-	barrier_var(at); /* the verifier is to see this check, on the register that indexes below */
-	if (at >= MAX_USER_FRAMES - 1)
-		return 1;
-	if (!w->fp) {
-		w->stop = STOP_FP_END;
-		return 1;
-	}
-	if (w->fp < w->sp || (w->fp & 7)) {
-		w->stop = STOP_FP_INVALID;
-		return 1;
-	}
-	if (bpf_probe_read_user(&f, sizeof(f), (void *)w->fp)) {
-		w->stop = STOP_FP_UNREADABLE;
-		return 1;
-	}
-	f.ra = STRIP_PAC(f.ra);
-	if (!f.ra) {
-		w->stop = STOP_FP_END;
-		return 1;
-	}
-	if (f.ra < 4096 || f.ra >= TASK_SIZE_USER) {
-		w->stop = STOP_RA_INVALID;
-		return 1;
-	}
-	s->words[at + 2] = f.ra;
-	w->hash = hash_word(w->hash, f.ra);
-	w->frames = i + 2;
-	w->sp = w->fp + sizeof(f);
-	w->fp = f.fp;
-	return 0;
-}
-
-static int walk_one(u32 i, void *state)
-{
-	return walk_step(i, state);
-}
-
 /* finish_stack completes the scratch stack of a half. Its hash has taken in the frames. */
 static __always_inline u64 finish_stack(struct stack *s, u64 frames, u32 stop, u64 hash)
 {
@@ -199,69 +142,7 @@ static __always_inline u64 finish_stack(struct stack *s, u64 frames, u32 stop, u
 	return hash_word(hash, s->words[0]);
 }
 
-/* take_user_stack fills the user scratch stack from the registers given, and returns its hash. */
-static __always_inline u64 take_user_stack(const struct user_regs *u, int modern)
-{
-	struct walk w = { .sp = u->sp, .fp = u->fp, .frames = 1, .stop = STOP_DEPTH };
-	struct stack *s = scratch_stack(HALF_USER);
-
-	if (!s)
-		return 0;
-	s->words[1] = u->ip;
-	w.hash = hash_word(HASH_SEED, u->ip);
-	if (u->stop != STOP_NONE)
-		w.stop = u->stop;
-	else if (modern)
-		repeat(MAX_USER_FRAMES, walk_one, &w);
-	else
-		unroll(MAX_USER_FRAMES, walk_step, &w);
-	return finish_stack(s, w.frames, w.stop, w.hash);
-}
-
-/* saved_regs is where the kernel saved the user registers of the current task, 0 if it has none. */
-static __always_inline u64 saved_regs(int modern)
-{
-	struct task_struct *task;
-	struct mm_struct *mm = 0;
-	u64 stack;
-
-	if (modern)
-		return bpf_task_pt_regs(bpf_get_current_task_btf());
-	task = (void *)bpf_get_current_task();
-	if (read_field(&mm, task, mm) || !mm || read_field(&stack, task, stack))
-		return 0;
-	/* No padding above the registers: FRED kernels, which have it, are newer than the helper. */
-	return stack + THREAD_SIZE - kernel_sizeof(struct pt_regs);
-}
-
-/*
- * find_user_regs gives the registers that the task had in user mode: the interrupted ones, or
- * those saved when it entered the kernel. 0 when the task has no user half: a kernel thread's saved
- * registers are zero, as are those of io_uring's workers.
- */
-static __always_inline int find_user_regs(struct bpf_perf_event_data *ctx, struct user_regs *u, int modern)
-{
-	struct pt_regs saved;
-	u64 at;
-
-	if (user_mode(&ctx->regs)) {
-		u->ip = REG_IP(&ctx->regs);
-		u->sp = REG_SP(&ctx->regs);
-		u->fp = REG_FP(&ctx->regs);
-		u->stop = compat_mode(&ctx->regs) ? STOP_COMPAT : STOP_NONE;
-		/* Else one load serves both branches, from a pointer that may be the context: not permitted. */
-		barrier();
-		return 1;
-	}
-	at = saved_regs(modern);
-	if (!at || bpf_probe_read_kernel(&saved, sizeof(saved), (void *)at) || !REG_IP(&saved) || !user_mode(&saved))
-		return 0;
-	u->ip = REG_IP(&saved);
-	u->sp = REG_SP(&saved);
-	u->fp = REG_FP(&saved);
-	u->stop = compat_mode(&saved) ? STOP_COMPAT : STOP_NONE;
-	return 1;
-}
+#include "walk.h"
 
 enum match { MATCH_EQUAL, MATCH_OTHER, MATCH_ABSENT };
 
@@ -457,7 +338,7 @@ static __always_inline enum outcome sample(struct bpf_perf_event_data *ctx, int 
 {
 	struct sample_record r = { .type = RECORD_SAMPLE };
 	u64 pid_tgid = bpf_get_current_pid_tgid();
-	struct user_regs u = {};
+	u64 hash;
 
 	r.pid = pid_tgid >> 32;
 	r.tid = (u32)pid_tgid;
@@ -474,8 +355,11 @@ static __always_inline enum outcome sample(struct bpf_perf_event_data *ctx, int 
 		if (!r.kernel_stack)
 			return OUTCOME_LOST_RING;
 	}
-	if (want_user && find_user_regs(ctx, &u, modern)) {
-		r.user_stack = intern_half(HALF_USER, take_user_stack(&u, modern), modern);
+	if (want_user && begin_walk(ctx, modern)) {
+		hash = walk_user(&r, modern);
+		if (!hash)
+			return OUTCOME_EMITTED;
+		r.user_stack = intern_half(HALF_USER, hash, modern);
 		if (!r.user_stack)
 			return OUTCOME_LOST_RING;
 	}

@@ -149,6 +149,23 @@ type SamplerTickCounts struct {
 	Outcomes [4]uint64
 }
 
+type SamplerWalk struct {
+	_      structs.HostLayout
+	Ip     uint64
+	Sp     uint64
+	Fp     uint64
+	Lr     uint64
+	Hash   uint64
+	Frames uint32
+	Stop   uint32
+	Leaf   uint32
+	Known  uint32
+	Defer  uint32
+	Space  SamplerAddressSpace
+	_      [4]byte
+	Range  SamplerRange
+}
+
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
@@ -157,15 +174,18 @@ const (
 	SamplerMapArenas          = "arenas"
 	SamplerMapChunks          = "chunks"
 	SamplerMapCounts          = "counts"
+	SamplerMapDeferral        = "deferral"
 	SamplerMapDeferred        = "deferred"
 	SamplerMapRing            = "ring"
 	SamplerMapScratch         = "scratch"
+	SamplerMapWalks           = "walks"
 	SamplerProgOnTick         = "on_tick"
 	SamplerProgOnTickLegacy   = "on_tick_legacy"
 	SamplerVarMaxUserFrames   = "max_user_frames"
 	SamplerVarStackGeneration = "stack_generation"
 	SamplerVarWantIdle        = "want_idle"
 	SamplerVarWantKernel      = "want_kernel"
+	SamplerVarWantTables      = "want_tables"
 	SamplerVarWantUser        = "want_user"
 	SamplerVarWireTypes       = "wire_types"
 )
@@ -224,9 +244,11 @@ type SamplerMapSpecs struct {
 	Arenas        *ebpf.MapSpec `ebpf:"arenas"`
 	Chunks        *ebpf.MapSpec `ebpf:"chunks"`
 	Counts        *ebpf.MapSpec `ebpf:"counts"`
+	Deferral      *ebpf.MapSpec `ebpf:"deferral"`
 	Deferred      *ebpf.MapSpec `ebpf:"deferred"`
 	Ring          *ebpf.MapSpec `ebpf:"ring"`
 	Scratch       *ebpf.MapSpec `ebpf:"scratch"`
+	Walks         *ebpf.MapSpec `ebpf:"walks"`
 }
 
 // SamplerVariableSpecs contains global variables before they are loaded into the kernel.
@@ -237,6 +259,7 @@ type SamplerVariableSpecs struct {
 	StackGeneration *ebpf.VariableSpec `ebpf:"stack_generation"`
 	WantIdle        *ebpf.VariableSpec `ebpf:"want_idle"`
 	WantKernel      *ebpf.VariableSpec `ebpf:"want_kernel"`
+	WantTables      *ebpf.VariableSpec `ebpf:"want_tables"`
 	WantUser        *ebpf.VariableSpec `ebpf:"want_user"`
 	WireTypes       *ebpf.VariableSpec `ebpf:"wire_types"`
 }
@@ -265,9 +288,11 @@ type SamplerMaps struct {
 	Arenas        *ebpf.Map `ebpf:"arenas"`
 	Chunks        *ebpf.Map `ebpf:"chunks"`
 	Counts        *ebpf.Map `ebpf:"counts"`
+	Deferral      *ebpf.Map `ebpf:"deferral"`
 	Deferred      *ebpf.Map `ebpf:"deferred"`
 	Ring          *ebpf.Map `ebpf:"ring"`
 	Scratch       *ebpf.Map `ebpf:"scratch"`
+	Walks         *ebpf.Map `ebpf:"walks"`
 }
 
 func (m *SamplerMaps) Close() error {
@@ -276,9 +301,11 @@ func (m *SamplerMaps) Close() error {
 		m.Arenas,
 		m.Chunks,
 		m.Counts,
+		m.Deferral,
 		m.Deferred,
 		m.Ring,
 		m.Scratch,
+		m.Walks,
 	)
 }
 
@@ -290,6 +317,7 @@ type SamplerVariables struct {
 	StackGeneration *ebpf.Variable `ebpf:"stack_generation"`
 	WantIdle        *ebpf.Variable `ebpf:"want_idle"`
 	WantKernel      *ebpf.Variable `ebpf:"want_kernel"`
+	WantTables      *ebpf.Variable `ebpf:"want_tables"`
 	WantUser        *ebpf.Variable `ebpf:"want_user"`
 	WireTypes       *ebpf.Variable `ebpf:"wire_types"`
 }

@@ -140,6 +140,7 @@ func (s *bpfSource) load() error {
 		spec.Variables[bpf.SamplerVarWantKernel].Set(flag(!s.config.NoKernel)),
 		spec.Variables[bpf.SamplerVarWantUser].Set(flag(!s.config.NoUser)),
 		spec.Variables[bpf.SamplerVarWantIdle].Set(flag(s.config.IncludeIdle)),
+		spec.Variables[bpf.SamplerVarWantTables].Set(flag(false)),
 	)
 	if err != nil {
 		return fmt.Errorf("configure the BPF program: %w", err)

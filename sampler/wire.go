@@ -17,8 +17,9 @@ const (
 
 // Types of ring records, enum record_type in bpf/wire.h.
 const (
-	recordStack  = 1
-	recordSample = 2
+	recordStack    = 1
+	recordSample   = 2
+	recordDeferred = 3
 )
 
 // recordType is the type of a ring record, 0 for one too short to have one.
