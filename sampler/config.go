@@ -19,6 +19,10 @@ type Config struct {
 	IncludeIdle      bool // sample idle CPUs as well
 	MaxDepth         int  // user frames of a stack, 0 = DefaultMaxDepth
 
+	// UnwindMemory is the most that unwind tables take in the kernel, bytes; 0 is
+	// DefaultUnwindMemory. What was not used for longest makes room.
+	UnwindMemory int64
+
 	Objects *object.Store // opens the files behind mappings; nil leaves them closed
 }
 
@@ -27,6 +31,9 @@ const DefaultFrequency = 99
 
 // DefaultMaxDepth is the number of user frames that the BPF program has room for.
 const DefaultMaxDepth = 512
+
+// DefaultUnwindMemory has room for the tables of over 1 GB of code.
+const DefaultUnwindMemory = 64 << 20
 
 func (c *Config) frequency() int {
 	if c.Frequency <= 0 {
@@ -40,6 +47,13 @@ func (c *Config) maxDepth() int {
 		return DefaultMaxDepth
 	}
 	return min(c.MaxDepth, DefaultMaxDepth)
+}
+
+func (c *Config) unwindMemory() int64 {
+	if c.UnwindMemory <= 0 {
+		return DefaultUnwindMemory
+	}
+	return c.UnwindMemory
 }
 
 // A Target is whom to sample. Its zero value is everything on all CPUs. CPUs narrow
