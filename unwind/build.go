@@ -296,6 +296,9 @@ func (b *builder) compile(f *frames) ([]Row, error) {
 		if r == Rule(KindNone) {
 			noKind++
 		}
+		if r.Kind() == KindSP && r.Frame() == FrameAtFP {
+			r = w.leaveRealigned(pc, r)
+		}
 		w.add(pc, r)
 	}}
 	last := uint64(0) // end of the functions so far
@@ -379,6 +382,21 @@ func (w *rowWriter) add(pc uint64, r Rule) {
 		return
 	}
 	w.rows = append(w.rows, Row{PC: uint32(pc - w.base), Rule: r})
+}
+
+// leaveRealigned corrects what gcc says of the end of a realigned frame: pop
+// %rbp; lea -8(%r10), %rsp; ret. RBP is restored before the last two, of which
+// the first has 4 bytes, but gcc's row for it begins before the pop, and its
+// row for the ret, r at pc, too has RBP where it points to.
+func (w *rowWriter) leaveRealigned(pc uint64, r Rule) Rule {
+	const lea = 4
+	if n := len(w.rows); n > 0 {
+		last := w.rows[n-1]
+		if last.Rule.Kind() == KindReg && last.Rule.Frame() == FrameAtFP && pc-w.base > uint64(last.PC)+lea {
+			w.add(pc-lea, NewRule(KindReg, last.Rule.Offset(), FrameKept))
+		}
+	}
+	return NewRule(KindSP, r.Offset(), FrameKept)
 }
 
 // done returns the rows without the room that was not needed.

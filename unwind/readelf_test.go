@@ -251,6 +251,9 @@ func agrees(arch Arch, r Rule, want dumpRow) bool {
 	case FrameLost:
 		saved = want.fp
 	}
+	if uint16(frame) == FrameKept && want.fp == "exp" && (cfa == "rsp+8" || cfa == "r10+0") {
+		saved = "exp" // see leaveRealigned
+	}
 	return cfa == want.cfa && (ra == want.ra || want.ra == "s" && ra == "u") && (saved == want.fp || want.fp == "s" && saved == "u")
 }
 
