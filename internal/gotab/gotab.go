@@ -20,7 +20,7 @@ type Table struct {
 	version pclnVersion
 	quantum uint64 // smallest size of an instruction
 	ptrSize int
-	count   uint64 // functions
+	Count   uint64 // of functions
 	text    uint64 // to which functions are relative, from Go 1.18 on
 	stated  uint64 // text as the header has it; 0 from Go 1.26 on and in some PIEs
 	names   *object.Window
@@ -89,7 +89,7 @@ func read(r io.ReaderAt, off, size uint64) (*Table, error) {
 	for i := range word {
 		word[i] = t.word(b[i*t.ptrSize:])
 	}
-	t.count = word[0]
+	t.Count = word[0]
 	tables := word[2:] // names, units, files, values, funcs
 	switch version {
 	case pcln118, pcln120:
@@ -104,8 +104,8 @@ func read(r io.ReaderAt, off, size uint64) (*Table, error) {
 	}
 	at := func(i int) *object.Window { return part.Rest(tables[i]) }
 	t.names, t.units, t.files, t.values, t.funcs, t.functab = at(0), at(1), at(2), at(3), at(4), at(4)
-	if left := size - tables[4]; t.count == 0 || t.count > maxFuncs || (2*t.count+1)*uint64(t.entrySize()) > left {
-		return nil, fmt.Errorf("%d functions in %d bytes: %w", t.count, left, ErrBad)
+	if left := size - tables[4]; t.Count == 0 || t.Count > maxFuncs || (2*t.Count+1)*uint64(t.entrySize()) > left {
+		return nil, fmt.Errorf("%d functions in %d bytes: %w", t.Count, left, ErrBad)
 	}
 	if version == pcln12 {
 		t.funcs = part
@@ -118,7 +118,7 @@ func read(r io.ReaderAt, off, size uint64) (*Table, error) {
 
 // findFiles12 finds the offsets of file names, which in Go 1.2 follow the functab.
 func (t *Table) findFiles12(part *object.Window, size uint64) error {
-	b := t.functab.At((2*t.count+1)*uint64(t.entrySize()), 4)
+	b := t.functab.At((2*t.Count+1)*uint64(t.entrySize()), 4)
 	if len(b) < 4 {
 		return fmt.Errorf("no file table: %w", ErrBad)
 	}
@@ -163,10 +163,10 @@ func (t *Table) Each(visit func(Func) bool) error {
 		}
 		return binary.LittleEndian.Uint64(b)
 	}
-	for i := range t.count {
+	for i := range t.Count {
 		b := t.functab.At(i*2*uint64(size), 3*size)
 		if len(b) < 3*size {
-			return fmt.Errorf("function %d of %d is not in the file: %w", i, t.count, ErrBad)
+			return fmt.Errorf("function %d of %d is not in the file: %w", i, t.Count, ErrBad)
 		}
 		f := Func{
 			Entry: t.text + uint64(field(b)),
@@ -174,7 +174,7 @@ func (t *Table) Each(visit func(Func) bool) error {
 			End:   t.text + uint64(field(b[2*size:])),
 		}
 		if f.End < f.Entry {
-			return fmt.Errorf("function %d of %d ends before it starts: %w", i, t.count, ErrBad)
+			return fmt.Errorf("function %d of %d ends before it starts: %w", i, t.Count, ErrBad)
 		}
 		if !visit(f) {
 			return nil
@@ -185,7 +185,7 @@ func (t *Table) Each(visit func(Func) bool) error {
 
 // lastEnd is where the last function ends, relative to the code.
 func (t *Table) lastEnd() uint64 {
-	b := t.functab.At(2*t.count*uint64(t.entrySize()), t.entrySize())
+	b := t.functab.At(2*t.Count*uint64(t.entrySize()), t.entrySize())
 	if len(b) < 4 {
 		return 0
 	}

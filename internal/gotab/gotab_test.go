@@ -216,8 +216,8 @@ func FuzzPclntab(f *testing.F) {
 			if fn.End < fn.Entry {
 				t.Fatalf("function from %#x to %#x", fn.Entry, fn.End)
 			}
-			if n++; n > tab.count {
-				t.Fatalf("%d functions of %d", n, tab.count)
+			if n++; n > tab.Count {
+				t.Fatalf("%d functions of %d", n, tab.Count)
 			}
 			if in, ok := tab.Info(fn); ok {
 				last := fn.Entry
