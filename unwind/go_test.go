@@ -6,6 +6,8 @@ import (
 	"errors"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -185,7 +187,7 @@ func TestGoRows(t *testing.T) {
 		{"runtime.morestack", 6, NewRule(KindGoSwitch, GoSwitchMorestack, 0)},
 		{"runtime.sigtramp", 0, sp(1, 0)}, {"runtime.sigtramp", 4, sp(7, 0)}, {"runtime.sigtramp", 9, sp(7, 2)},
 		{"runtime.sigtramp", 15, Rule(KindSignal)}, // the byte that a return there is looked up at
-		{"asm.odd", 0, sp(1, 0)}, // and then none to the end
+		{"asm.odd", 0, sp(1, 0)},                   // and then none to the end
 	}, {
 		{"main.compiled", 0, sp(0, 0)}, {"main.compiled", 8, NewRule(KindLR, 4, 4)}, {"main.compiled", 12, sp(4, 5)},
 		{"main.compiled", 32, sp(0, 0)}, {"main.compiled", 36, sp(4, 5)},
@@ -312,6 +314,58 @@ func FuzzGoRows(f *testing.F) {
 		}
 		checkGoRows(t, file, rows)
 	})
+}
+
+// TestGoPrologues compares what is taken for granted of compiled functions with their code.
+func TestGoPrologues(t *testing.T) {
+	for _, arch := range []string{"amd64", "arm64"} {
+		t.Run(arch, func(t *testing.T) {
+			if arch != runtime.GOARCH && testing.Short() {
+				t.Skip("compiles the standard library")
+			}
+			path := filepath.Join(t.TempDir(), "program")
+			cmd := exec.Command(testutil.NeedTool(t, "go"), "build", "-o", path, "cmd/vet")
+			cmd.Env = append(os.Environ(), "GOARCH="+arch, "CGO_ENABLED=0", "GOFLAGS=")
+			if b, err := cmd.CombinedOutput(); err != nil {
+				t.Fatalf("%v\n%s", err, b)
+			}
+			f := openGo(t, path)
+			tab, err := gotab.Find(f.r, f.size, f.headers)
+			if err != nil {
+				t.Fatal(err)
+			}
+			g := goCompiler{goFile: f, tab: tab, file: object.NewWindow(f.r, 0, uint64(f.size))}
+			compared, large := 0, 0
+			err = tab.Each(func(fn gotab.Func) bool {
+				in, ok := tab.Info(fn)
+				if !ok || in.Flags&gotab.Assembly != 0 {
+					return true
+				}
+				tab.StackSizes(in, func(from, _ uint64, size int32) bool {
+					if size == 0 {
+						return true
+					}
+					want := goFrame{arch: f.arch, at: never, set: never, lr: never, assembly: true}
+					got := want
+					got.assembly = false
+					g.findFrame(&want, fn, from, size)
+					g.findFrame(&got, fn, from, size)
+					if got.slot != want.slot || got.at != want.at || got.lr != want.lr || got.lrSlot != want.lrSlot {
+						t.Errorf("%s, %d bytes of stack: %+v, by its code %+v", tab.Name(in), size, got, want)
+					}
+					if compared++; size > 0xf0 {
+						large++
+					}
+					return false
+				})
+				return true
+			})
+			if err != nil || compared < 5000 || arch == "arm64" && large < 100 {
+				t.Errorf("%d functions compared, %d with large frames, %v", compared, large, err)
+			}
+			t.Logf("%d functions compared, %d with large frames", compared, large)
+		})
+	}
 }
 
 func goCompilerPath(t testing.TB) string {
