@@ -11,6 +11,7 @@ import (
 	"math"
 	"slices"
 
+	"hotframe/internal/gotab"
 	"hotframe/internal/object"
 )
 
@@ -65,6 +66,7 @@ func Build(r io.ReaderAt, size int64) (*Table, error) {
 	if err != nil {
 		return nil, err
 	}
+	rows = b.addSigreturn(rows)
 	if len(rows) == 0 {
 		return nil, ErrNoInfo
 	}
@@ -153,8 +155,8 @@ type builder struct {
 }
 
 // rows decides between the sources: .eh_frame, which nearly all programs and
-// libraries carry, before .debug_frame, which fills its gaps where it describes
-// next to nothing.
+// libraries carry; in Go programs, where it describes C code at most, pclntab for the
+// rest; in others .debug_frame for the rest where it describes next to nothing.
 func (b *builder) rows() ([]Row, error) {
 	var rows []Row
 	eh, err := b.ehFrame()
@@ -165,6 +167,17 @@ func (b *builder) rows() ([]Row, error) {
 		if rows, err = b.compile(eh); err != nil {
 			return nil, err
 		}
+	}
+	code, stats, err := goRows(goFile{r: b.r, size: int64(b.size), headers: b.h, arch: b.arch, base: b.text.base})
+	switch {
+	case err == nil:
+		b.stats.Functions += stats.Functions
+		b.stats.Damaged += stats.Damaged
+		b.stats.Dropped += stats.Dropped
+		b.stats.NoKind += stats.NoKind
+		return fill(rows, code), nil
+	case !errors.Is(err, gotab.ErrNone):
+		b.stats.Damaged++
 	}
 	if b.stats.Functions >= fewFunctions {
 		return rows, nil
@@ -355,20 +368,71 @@ func (b *builder) rule(d *fde, s *state) Rule {
 	return b.machine.rule(s)
 }
 
-// sigreturnCode is mov $__NR_rt_sigreturn, %rax; syscall. The C libraries'
-// FDE begins a byte before, so that it holds for the return address less 1.
-var sigreturnCode = []byte{0x48, 0xc7, 0xc0, 0x0f, 0, 0, 0, 0x0f, 0x05}
+// sigreturnCode is what signal handlers return to: mov $__NR_rt_sigreturn, %rax;
+// syscall, and mov x8, #__NR_rt_sigreturn; svc #0.
+var sigreturnCode = [...][]byte{
+	AMD64: {0x48, 0xc7, 0xc0, 0x0f, 0, 0, 0, 0x0f, 0x05},
+	ARM64: {0x68, 0x11, 0x80, 0xd2, 0x01, 0, 0, 0xd4},
+}
 
-// sigreturn reports whether the code at an address returns from a signal handler.
+// sigreturn reports whether the code at an address returns from a signal
+// handler. The C libraries' FDE begins a byte before, so that it holds for the
+// return address less 1.
 func (b *builder) sigreturn(addr uint64) bool {
 	var code [10]byte
+	return bytes.Contains(b.code(addr, code[:]), sigreturnCode[b.arch])
+}
+
+// code reads up to len(buf) bytes of code.
+func (b *builder) code(addr uint64, buf []byte) []byte {
 	for _, s := range b.h.Segments {
-		if s.Type == object.SegmentLoad && addr >= s.Vaddr && addr-s.Vaddr < s.Filesz {
-			n, _ := b.r.ReadAt(code[:], int64((s.Off+addr-s.Vaddr)&math.MaxInt64))
-			return bytes.Contains(code[:n], sigreturnCode)
+		if s.Type == object.SegmentLoad && addr >= s.Vaddr && addr-s.Vaddr < s.Filesz && s.Off < b.size {
+			n, _ := b.r.ReadAt(buf[:min(uint64(len(buf)), s.Filesz-(addr-s.Vaddr))], int64(s.Off+addr-s.Vaddr))
+			return buf[:n]
 		}
 	}
-	return false
+	return nil
+}
+
+// maxSearch is the most bytes of code without unwind information that are
+// searched for where signal handlers return to: enough for musl in a program.
+const maxSearch = 1 << 20
+
+// addSigreturn finds the code that handlers return to where it has no unwind
+// information, as in arm64's vDSO and in musl.
+func (b *builder) addSigreturn(rows []Row) []Row {
+	want := sigreturnCode[b.arch]
+	left := uint64(maxSearch)
+	var buf []byte
+	for i := -1; i < len(rows); i++ { // the gaps before the first row and at rows without a rule
+		start, end := b.text.list[0].start, b.text.list[len(b.text.list)-1].end
+		if i >= 0 {
+			start = b.text.base + uint64(rows[i].PC)
+		}
+		if i+1 < len(rows) {
+			end = b.text.base + uint64(rows[i+1].PC)
+		}
+		n := min(end-start, b.size)
+		if i >= 0 && rows[i].Rule != Rule(KindNone) || end < start+uint64(len(want)) || n > left {
+			continue
+		}
+		left -= n
+		buf = slices.Grow(buf[:0], int(n))[:n]
+		at := bytes.Index(b.code(start, buf), want)
+		if at < 0 {
+			continue
+		}
+		first := start + uint64(at)
+		past := first + uint64(len(want))
+		if at > 0 {
+			first-- // for the return address less 1
+		}
+		return fill(rows, []Row{
+			{PC: uint32(first - b.text.base), Rule: Rule(KindSignal)},
+			{PC: uint32(past - b.text.base), Rule: Rule(KindNone)},
+		})
+	}
+	return rows
 }
 
 // rowWriter appends rows in ascending order and merges equal neighbours.

@@ -211,8 +211,14 @@ func (f *frames) parse(c *cie, b []byte) bool {
 	} else {
 		ra = cur.uleb()
 	}
-	if cur.bad || ra != f.in.ra || c.codeAlign == 0 || c.codeAlign > 1<<16 {
+	if cur.bad || c.codeAlign == 0 || c.codeAlign > 1<<16 {
 		return false
+	}
+	if ra != f.in.ra { // in arm64's vfork it is x15
+		if ra >= 16 {
+			return false
+		}
+		c.initial.ra = place{how: howRegister, reg: ra}
 	}
 	if augmentation != "" {
 		if augmentation[0] != 'z' {

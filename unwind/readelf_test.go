@@ -205,10 +205,16 @@ func agrees(arch Arch, r Rule, want dumpRow) bool {
 		cfa, frame = fp+"+16", 2
 	case KindLR:
 		cfa, ra, frame = fmt.Sprintf("%s+%d", sp, 8*offset), fmt.Sprintf("c-%d", 8*frame), 0
+		if want.ra == "c+8" { // _dl_runtime_resolve, see ruleARM64
+			cfa, ra = fmt.Sprintf("%s%+d", sp, 8*offset-16), "c+8"
+		}
 	case KindReg:
 		cfa = fmt.Sprintf("%s+%d", registerNames[arch][offset&15], 8*(offset>>4))
 	case KindRAReg:
 		cfa, ra = fmt.Sprintf("%s+%d", sp, 8*(offset>>4)), registerNames[arch][offset&15]
+		if arch == ARM64 && want.ra == "u" { // readelf names no other return address column
+			ra = "u"
+		}
 	case KindPLT:
 		cfa = "exp"
 		exp = fmt.Sprintf("DW_OP_breg7 (rsp): 8; DW_OP_breg16 (rip): 0; DW_OP_lit15; DW_OP_and; DW_OP_lit%d; DW_OP_ge; DW_OP_lit3; DW_OP_shl; DW_OP_plus", offset)
@@ -355,9 +361,10 @@ func TestReadelf(t *testing.T) {
 	libraries := []string{
 		"/lib/x86_64-linux-gnu/libc.so.6", "/lib64/ld-linux-x86-64.so.2", "/usr/lib/x86_64-linux-gnu/libstdc++.so.6",
 		"/usr/lib/x86_64-linux-gnu/libcrypto.so.3", "/usr/bin/node", "/usr/bin/python3", programOf("cc1plus"),
+		"/usr/aarch64-linux-gnu/lib/libc.so.6", "/usr/aarch64-linux-gnu/lib/ld-linux-aarch64.so.1", "/usr/aarch64-linux-gnu/lib/libstdc++.so.6",
 	}
 	for _, path := range libraries {
-		t.Run(filepath.Base(path), func(t *testing.T) {
+		t.Run(path, func(t *testing.T) {
 			compare(t, path, ".eh_frame")
 		})
 	}

@@ -46,6 +46,14 @@ func (m machine) ruleARM64(s *state) Rule {
 	if !ok {
 		return Rule(KindNone)
 	}
+	if s.fp.how == howSame && off == 8 && s.cfa.how == howRegister && s.cfa.reg == m.sp {
+		// glibc's _dl_runtime_resolve leaves out of its CFA what .plt pushed: x16 and x30.
+		cfa, ok := words(s.cfa.off+16, 0, 1<<16-1)
+		if !ok {
+			return Rule(KindNone)
+		}
+		return NewRule(KindLR, cfa, 1)
+	}
 	if s.fp.how == howSame {
 		frame, ok := words(-off, 1, int64(FrameMax))
 		cfa := m.withFrame(s, frame)

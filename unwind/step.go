@@ -89,7 +89,7 @@ func Step(arch Arch, r Rule, regs *Regs, mem Memory) StepResult {
 	case KindSignal:
 		return stepSignal(arch, regs, m)
 	case KindGoSwitch:
-		return StepGoSwitch
+		return stepGoSwitch(arch, r, regs, m)
 	default:
 		return StepNoRule
 	}
