@@ -69,31 +69,33 @@ const (
 // (g0) and the one for signals. What the crossings need:
 //
 //   - systemstack leaves the frame pointer register at its frame on the
-//     goroutine's stack, from Go 1.21 on, so that GoSwitchFrame gets across. So do
-//     nanotime1, walltime, time.now and vgetrandom1 with the vDSO, and the calls
-//     of libc for a race detector or cgo.
-//   - asmcgocall does that on amd64, if the C code has kept RBP, which its unwind
-//     information tells. On arm64 it leaves what g0's last frame pointer was
-//     (the goroutine's before Go 1.18), but what it saved on g0 tells where it
-//     came from: GoSwitchAsmcgocall.
-//   - cgocallback leaves the frame pointer register at its frame on g0, in which C
-//     code called back, while it runs on the goroutine's stack. GoSwitchFrame leads
-//     to the C code, and through asmcgocall back to the goroutine: the whole stack
-//     in its order in time, where Go's own traceback leaves the C code out.
+//     goroutine's stack: GoSwitchFrame. So it is on amd64 from Go 1.21 on, and on
+//     arm64 in Go 1.26, not yet in 1.24; the code tells. nanotime1, walltime, time.now and
+//     vgetrandom1 did so always, in which the vDSO runs on g0.
+//   - asmcgocall does that on amd64 from Go 1.21 on; C code keeps RBP, or its
+//     unwind information tells where it is. On arm64 it loads g0's, but what it
+//     saved on g0 tells where it came from: GoSwitchAsmcgocall. On amd64
+//     before Go 1.21 that is at 40 and 48 from SP, and no frame pointer saved.
+//   - cgocallback, which C code called on g0, leaves the frame pointer
+//     register at its frame there and runs on the goroutine's stack.
+//     GoSwitchFrame leads to the C code, and through asmcgocall back to the
+//     goroutine: all frames in their order in time. Go's own traceback leaves
+//     the C code out.
 //   - mcall never returns, and the goroutine that it left may run elsewhere at
-//     the same time: on g0 it is KindEnd, as it is for Go's own traceback. The same holds
-//     for gogo, and for the new thread in clone.
-//   - morestack clears the frame pointer, and newstack goes on with the goroutine
-//     by its saved state: GoSwitchMorestack needs the thread's current g. That is R14 (amd64) or
-//     x28 (arm64) in a leaf in Go code, else TLS (on amd64 8 below FS base). From there:
-//     g.m at 48; m.curg, whose offset is not the same in all versions (the operand of
-//     "CMPQ AX, m_curg(BX)" in systemstack); if that is not nil, in it the gobuf
-//     g.sched at 56: sp, pc at 64, and lr and bp behind (at 88 and 96 in
-//     Go 1.26; at 96 and 104 before 1.25), all of the frame that called morestack. Its caller is
-//     in lr on arm64.
-//   - systemstack before Go 1.21, where it does not save the frame pointer:
-//     GoSwitchSystemstack needs m.curg.sched.sp likewise, where
-//     the return address is.
+//     the same time: on g0 it is KindEnd, as it is for Go's own traceback. So
+//     are gogo, and the new thread in clone.
+//   - morestack clears the frame pointer. Unless newstack has given the
+//     thread to the scheduler, the goroutine is at its saved state:
+//     GoSwitchMorestack. That needs the thread's current g, in R14 (amd64) or
+//     x28 (arm64) where the leaf is Go code, else in TLS (8 below FS base on
+//     amd64, programs with cgo only on arm64). From there g.m is at 48, m.curg at an offset that
+//     changes with versions (an operand in systemstack has it), and if that is
+//     not nil, in it g.sched.sp at 56, pc at 64, lr at 88 and bp at 96
+//     (in Go 1.26; 96 and 104 up to 1.24): the registers of the function that called
+//     morestack, whose stack size is 0 there. On arm64 its return address is in lr.
+//   - systemstack that loses the frame pointer: GoSwitchSystemstack. The
+//     return address is at g.sched.sp of m.curg; the CFA 8 above it (amd64, with the
+//     frame pointer in g.sched.bp), or 16 (arm64, with the frame pointer 8 below it).
 const (
 	GoSwitchFrame       uint16 = 1 + iota // CFA = FP + 8*frame, maybe below SP; the caller's FP at FP; the return address at CFA - 8 (amd64) or FP + 8 (arm64)
 	GoSwitchAsmcgocall                    // see stepGoSwitch
@@ -253,7 +255,7 @@ func (g *goCompiler) function(f gotab.Func) {
 		return
 	}
 	g.stats.Functions++
-	c := goFrame{special: g.special(in), arch: g.arch, at: never, set: never, lr: never}
+	c := goFrame{special: g.special(in), arch: g.arch, at: never, set: never, lr: never, lost: never}
 	c.assembly = in.Flags&gotab.Assembly != 0 || !g.tab.HasFlags()
 	switch {
 	case c.special.end:
@@ -314,6 +316,7 @@ type goFrame struct {
 	set      uint64   // from here on the register leads to the frame, in functions that move SP
 	lr       uint64   // arm64: from here on the return address is saved at CFA - 8*lrSlot
 	lrSlot   uint16   // where the frame pointer is not yet
+	lost     uint64   // arm64: from here on the link register has been overwritten, if the function takes no stack
 	moved    []uint64 // instructions behind those that move SP elsewhere, where set is never
 }
 
@@ -324,7 +327,7 @@ func (c *goFrame) next(pc, to uint64) uint64 {
 	if last := to - c.last(); pc < last {
 		to = last
 	}
-	for _, a := range [...]uint64{c.at, c.set, c.lr} {
+	for _, a := range [...]uint64{c.at, c.set, c.lr, c.lost} {
 		if pc < a && a < to {
 			to = a
 		}
@@ -381,7 +384,7 @@ func (c *goFrame) rule(pc uint64, s span, size int32) Rule {
 	if c.set == never {
 		frame = 0
 	}
-	if c.special.deeper && (size > frame || last && size > 0) || c.onOtherStack(pc, s) {
+	if c.special.deeper && (size > frame || last && size > 0) || c.onOtherStack(pc, s) || c.size == 0 && pc >= c.lost {
 		return c.special.after
 	}
 	if c.byFrame() && open && pc >= c.set && !last {

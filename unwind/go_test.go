@@ -160,8 +160,9 @@ var goImages = []goImage{
 	{machineARM64, []goImageFunc{
 		{name: "main.compiled", code: strings.Repeat(words32(nop), 10), sizes: []int{0, 8, 32, 24, 0, 4, 32, 4}},
 		{name: "main.large", code: strings.Repeat(words32(nop), 10), sizes: []int{0, 16, 512, 24}},
-		{name: "runtime.systemstack", flags: flagMove, code: words32(0xf81f0ffe, storeFP, 0xd10023ff, nop, 0x9100007f, nop, nop, nop), sizes: []int{0, 4, 16, 24, 0, 4}},
+		{name: "runtime.systemstack", flags: flagMove, code: words32(0xf81f0ffe, storeFP, 0xd10023ff, callLabel, 0x9100007f, callReg|3<<5, loadFP|0x60<<7, nop), sizes: []int{0, 4, 16, 24, 0, 4}},
 		{name: "runtime.asmcgocall", flags: flagMove, code: words32(0xf81f0ffe, storeFP, 0xd10023ff, 0x9100001f, loadFP|0x60<<7, nop, 0x910000bf, nop), sizes: []int{0, 4, 16, 28}},
+		{name: "gogo", flags: flagMove, code: words32(nop, callLabel, 0x9100001f, nop), sizes: []int{0, 16}},
 		{name: "crosscall2", flags: flagAsm, code: words32(0xd10303ff, nop, pairSP|22<<15, nop), sizes: []int{0, 4, 192, 12}},
 		{name: "main.leaf", flags: flagAsm, code: words32(0xd10043ff, nop), sizes: []int{0, 4, 16, 4}},
 		{name: "runtime.sigpanic", flags: flagAsm, code: words32(0xf81e0ffe, storeFP, nop), sizes: []int{0, 4, 32, 8}},
@@ -196,6 +197,7 @@ func TestGoRows(t *testing.T) {
 		{"runtime.systemstack", 12, NewRule(KindGoSwitch, GoSwitchFrame, 3)}, {"runtime.systemstack", 24, sp(2, 3)}, {"runtime.systemstack", 28, sp(0, 0)},
 		{"runtime.asmcgocall", 4, NewRule(KindLR, 2, 2)}, {"runtime.asmcgocall", 8, sp(2, 3)},
 		{"runtime.asmcgocall", 16, NewRule(KindGoSwitch, GoSwitchAsmcgocall, 0)}, {"runtime.asmcgocall", 28, sp(2, 3)},
+		{"gogo", 0, sp(0, 0)}, {"gogo", 5, Rule(KindEnd)}, // a leaf at the call has LR still
 		{"crosscall2", 0, sp(0, 0)}, {"crosscall2", 4, sp(24, 0)}, {"crosscall2", 12, sp(24, 2)},
 		{"main.leaf", 0, sp(0, 0)}, {"main.leaf", 4, sp(2, 0)},
 		{"runtime.sigpanic", 4, NewRule(KindLR, 6, 6)}, {"runtime.sigpanic", 8, sp(6, 7)},
@@ -345,7 +347,7 @@ func TestGoPrologues(t *testing.T) {
 					if size == 0 {
 						return true
 					}
-					want := goFrame{arch: f.arch, at: never, set: never, lr: never, assembly: true}
+					want := goFrame{arch: f.arch, at: never, set: never, lr: never, lost: never, assembly: true}
 					got := want
 					got.assembly = false
 					g.findFrame(&want, fn, from, size)

@@ -20,11 +20,11 @@ const (
 // findMoves finds the instructions of a function of the runtime that move SP to another stack.
 func (g *goCompiler) findMoves(c *goFrame, f gotab.Func) {
 	b := g.code(f.Entry, min(f.End-f.Entry, maxGoMoves))
-	moves := movesAMD64
 	if g.arch == ARM64 {
-		moves = movesARM64
+		c.moved, c.lost = movesARM64(b, f.Entry)
+	} else {
+		c.moved = movesAMD64(b, f.Entry)
 	}
-	c.moved = moves(b, f.Entry)
 }
 
 // findFrame finds where the function saves the frame pointer. It begins to
@@ -54,6 +54,9 @@ func (g *goCompiler) findFrame(c *goFrame, f gotab.Func, pc uint64, size int32) 
 		if size <= reach {
 			c.at = pc + 4
 		}
+	}
+	if c.special.after == Rule(KindEnd) && !c.special.deeper {
+		c.set = never // Go 1.16's gogo, which has a frame but loads another frame pointer
 	}
 	if c.set != never {
 		c.moved = nil
@@ -139,6 +142,10 @@ const (
 	moveSPMask  = 0xfffffc1f
 	loadFP      = 0xf940039d // MOVD imm(g), R29
 	loadFPMask  = 0xffc003ff
+	callLabel   = 0x94000000 // BL
+	callMask    = 0xfc000000
+	callReg     = 0xd63f0000 // BL (Rn)
+	callRegMask = 0xfffffc1f
 )
 
 // findFrameARM64 looks at the code around pc, where the stack has been taken.
@@ -188,28 +195,37 @@ func (g *goCompiler) findFrameARM64(c *goFrame, f gotab.Func, pc uint64) {
 	}
 }
 
-// movesARM64 finds MOVD Rn, RSP, and returns where they end.
-func movesARM64(b []byte, addr uint64) []uint64 {
-	var moves []uint64
+// movesARM64 finds MOVD Rn, RSP, and returns where they end, and where the
+// link register is lost by the last call before: behind the first byte of that,
+// since a return address is looked up by the byte before it.
+func movesARM64(b []byte, addr uint64) (moves []uint64, lost uint64) {
+	lost = never
 	for i := 0; i+4 <= len(b); i += 4 {
-		if w := binary.LittleEndian.Uint32(b[i:]); w&moveSPMask == moveSP && w != move20 {
-			moves = append(moves, addr+uint64(i)+4)
+		at := addr + uint64(i)
+		switch w := binary.LittleEndian.Uint32(b[i:]); {
+		case w&moveSPMask == moveSP && w != move20:
+			moves = append(moves, at+4)
+		case w&callMask == callLabel && len(moves) == 0:
+			lost = at + 1
 		}
 	}
-	return moves
+	return moves, lost
 }
 
 // losesFrame reports whether a function that moves SP loads the frame pointer
-// from g.sched thereafter: asmcgocall, and before Go 1.21 systemstack.
+// from g.sched before it calls another one there: asmcgocall does, and
+// systemstack in Go 1.24 and before.
 func (g *goCompiler) losesFrame(c *goFrame, f gotab.Func) bool {
-	const after = 8 * 4
 	if len(c.moved) == 0 {
 		return false
 	}
-	b := g.code(c.moved[0], min(f.End-c.moved[0], after))
-	for ; len(b) >= 4; b = b[4:] {
-		if binary.LittleEndian.Uint32(b)&loadFPMask == loadFP {
+	const enough = 32
+	for b := g.code(c.moved[0], min(f.End-c.moved[0], enough)); len(b) >= 4; b = b[4:] {
+		switch w := binary.LittleEndian.Uint32(b); {
+		case w&loadFPMask == loadFP:
 			return true
+		case w&callRegMask == callReg:
+			return false
 		}
 	}
 	return false

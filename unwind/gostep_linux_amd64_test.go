@@ -7,7 +7,6 @@ import (
 	"io"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"runtime"
 	"slices"
 	"sort"
@@ -15,7 +14,6 @@ import (
 	"testing"
 
 	"hotframe/internal/gotab"
-	"hotframe/internal/testutil"
 )
 
 // goSteps is a program that runs through the runtime and through functions of
@@ -93,36 +91,6 @@ func main() {
 	}
 }
 `
-
-// buildGoProgram builds a program of one file.
-func buildGoProgram(t *testing.T, src string, env []string, args ...string) string {
-	t.Helper()
-	dir := t.TempDir()
-	file, out := filepath.Join(dir, "main.go"), filepath.Join(dir, "program")
-	if err := os.WriteFile(file, []byte(src), 0o666); err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command(testutil.NeedTool(t, "go"), slices.Concat([]string{"build", "-o", out}, args, []string{file})...)
-	cmd.Env = append(os.Environ(), env...)
-	if b, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("%v: %v\n%s", cmd, err, b)
-	}
-	return out
-}
-
-// goTable is what Build makes of the Go part of a program.
-func goTable(t testing.TB, path string) *Table {
-	t.Helper()
-	f := openGo(t, path)
-	rows, stats, err := goRows(f)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if stats.Damaged > 0 {
-		t.Errorf("%s: %+v", path, stats)
-	}
-	return &Table{Arch: f.arch, Base: f.base, Rows: rows, Stats: stats}
-}
 
 // goNames is the names of functions by address.
 type goNames struct {
@@ -326,6 +294,9 @@ func (c *calls) see(before, now syscall.PtraceRegs, mem Memory) {
 // return address that the call of this very function pushed, and the frame
 // pointer of its caller; and chains of rules the bottom of the stack.
 func TestGoRowsAtEveryInstruction(t *testing.T) {
+	if testing.Short() {
+		t.Skip("stops several 100,000 times")
+	}
 	path := buildGoProgram(t, goSteps, []string{"CGO_ENABLED=0"})
 	table, names := goTable(t, path), newGoNames(t, path)
 	runtime.LockOSThread()
