@@ -170,6 +170,25 @@ func (a *arenas) take(m madeArena) {
 	a.list[m.number] = m.arena
 }
 
+// count is how many arenas there are.
+func (a *arenas) count() int {
+	n := 0
+	for _, r := range a.list {
+		if r != nil {
+			n++
+		}
+	}
+	return n
+}
+
+// capacity is the bytes that there are or may be.
+func (a *arenas) capacity() int {
+	if a.err != nil {
+		return (a.count() + a.making) * arenaSize
+	}
+	return a.limit * arenaSize
+}
+
 // growing reports whether there will be more room without anything being freed.
 func (a *arenas) growing() bool { return a.making > 0 }
 

@@ -23,6 +23,7 @@ type Process struct {
 	mu       sync.RWMutex
 	mappings []*Mapping // by Start, not overlapping
 	shared   bool       // mappings is another Process's too: to be copied before a change
+	version  uint32     // grows with each change of mappings' ranges
 	open     opener     // nil in replays
 }
 
@@ -142,6 +143,7 @@ func (p *Process) insert(m *Mapping) fit {
 		m = p.mappings[i].union(m).union(p.mappings[j-1])
 	}
 	p.own()
+	p.version++
 	p.mappings = slices.Replace(p.mappings, i, j, m)
 	return fits
 }
@@ -200,7 +202,7 @@ func (p *Process) fork(pid int32, time uint64) *Process {
 	p.shared = true
 	return &Process{
 		PID: pid, Start: time, Exe: p.Exe, Cgroup: p.Cgroup,
-		mappings: p.mappings, shared: true, open: p.open,
+		mappings: p.mappings, shared: true, version: p.version, open: p.open,
 	}
 }
 
