@@ -218,7 +218,7 @@ func (ts *tables) poll(now uint64) {
 			continue
 		}
 		t := b.owner
-		t.table, t.segments = b.table, b.segments
+		t.table, t.segments, t.used = b.table, b.segments, now
 		t.blocks, t.size = measure(t.table.Rows), 0
 		for _, m := range t.blocks {
 			t.size += m.size
@@ -264,7 +264,7 @@ func (ts *tables) place() {
 }
 
 // makeRoom evicts tables that were not used for longest until n bytes are free or
-// about to be: spaces must stop using them before release.
+// about to be; none if that does not come to n. spaces must stop using them before release.
 func (ts *tables) makeRoom(n int) {
 	coming := ts.arenas.freeing + ts.retiring
 	n -= ts.arenas.room + coming
@@ -275,10 +275,15 @@ func (ts *tables) makeRoom(n int) {
 		return
 	}
 	var idle []*table
+	most := 0
 	for _, t := range ts.byFile {
 		if t.state == tableLoaded && t.used+keepUsed <= ts.now {
 			idle = append(idle, t)
+			most += t.size
 		}
+	}
+	if most < n {
+		return // it would not do
 	}
 	slices.SortFunc(idle, func(a, b *table) int { return cmp.Compare(a.used, b.used) })
 	for _, t := range idle {
