@@ -29,6 +29,7 @@ type Config struct {
 type Recording struct {
 	Profile *profile.Profile                  // unsymbolized, CheckValid() == nil
 	Objects map[*profile.Mapping]*object.File // the files behind Profile.Mapping
+	Bottoms map[*profile.Sample]bool          // those whose stack reaches the thread's bottom by its unwind information
 	Stats   sampler.Stats                     // of this window, with what Config.Comm filtered out
 }
 
@@ -90,7 +91,7 @@ func (a *Aggregator) match(c sampler.Comm) bool {
 // Flush returns what was added since the last Flush and begins a new window
 // at end. st is the source's account since it began.
 func (a *Aggregator) Flush(end time.Time, st sampler.Stats) *Recording {
-	r := &Recording{Stats: a.account(st)}
+	r := &Recording{Bottoms: a.window.bottoms, Stats: a.account(st)}
 	r.Profile, r.Objects = a.window.finish(a.config.Main)
 
 	p := r.Profile

@@ -27,7 +27,7 @@ func (w *window) appendStack(to []*profile.Location, s *sampler.Sample) []*profi
 }
 
 // appendUser appends the user half of a stack. Where code does not keep frame
-// pointers the register holds anything, and the walk returns into data: the
+// pointers the register holds anything, and a walk by them returns into data: the
 // first caller that no executable mapping holds ends the stack, unless
 // nothing is known of the process's mappings.
 func (w *window) appendUser(to []*profile.Location, p *sampler.Process, u *sampler.Stack) []*profile.Location {
@@ -40,6 +40,8 @@ func (w *window) appendUser(to []*profile.Location, p *sampler.Process, u *sampl
 			to = append(to, w.location(at.mapping, uint64(addr)+at.shift))
 		case i == 0 || len(p.Mappings()) == 0:
 			to = append(to, w.location(nil, uint64(addr)))
+		case u.Stop == sampler.StopUnmapped:
+			return append(to, w.unknown(u.Stop.String()))
 		default:
 			return append(to, w.unknown(sampler.StopFPInvalid.String()))
 		}

@@ -17,6 +17,7 @@ import (
 type window struct {
 	profile profile.Profile
 	objects map[*profile.Mapping]*object.File
+	bottoms map[*profile.Sample]bool
 
 	known  map[hit]*profile.Sample // what Add looks up
 	merged map[content]*profile.Sample
@@ -64,6 +65,7 @@ type place struct {
 func newWindow() *window {
 	return &window{
 		objects:   make(map[*profile.Mapping]*object.File),
+		bottoms:   make(map[*profile.Sample]bool),
 		known:     make(map[hit]*profile.Sample),
 		merged:    make(map[content]*profile.Sample),
 		labels:    make(map[thread]map[string][]string),
@@ -90,6 +92,9 @@ func (w *window) sample(s *sampler.Sample) *profile.Sample {
 	}
 	p := w.merge(s)
 	w.known[h] = p
+	if s.User != nil && s.User.Stop == sampler.StopRoot {
+		w.bottoms[p] = true
+	}
 	return p
 }
 

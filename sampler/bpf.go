@@ -50,14 +50,16 @@ type bpfSource struct {
 	record  ringbuf.Record
 	stacks  *stackTable
 	batch   []bpfSample
-	ripe    int  // how many of batch, the eldest, may be handed out
-	next    int  // of these
-	emptied bool // the ring was, when the batch was read
+	ripe    int    // how many of batch, the eldest, may be handed out
+	next    int    // of these
+	settled uint64 // deferred samples of this time or before may be walked
+	emptied bool   // the ring was, when the batch was read
 	lost    [outcomeCount]uint64
 
 	generation uint16    // of stack ids
 	rotated    time.Time // when the generation changed, while the old one is not deleted
 
+	unwinder  *unwinder // nil when stacks are walked by frame pointers only
 	sideband  *sideband
 	processes *processes
 	cgroups   *proc.CgroupIDs // nil without cgroup version 2
@@ -140,7 +142,7 @@ func (s *bpfSource) load() error {
 		spec.Variables[bpf.SamplerVarWantKernel].Set(flag(!s.config.NoKernel)),
 		spec.Variables[bpf.SamplerVarWantUser].Set(flag(!s.config.NoUser)),
 		spec.Variables[bpf.SamplerVarWantIdle].Set(flag(s.config.IncludeIdle)),
-		spec.Variables[bpf.SamplerVarWantTables].Set(flag(false)),
+		spec.Variables[bpf.SamplerVarWantTables].Set(flag(s.config.CallGraph != CallGraphFP)),
 	)
 	if err != nil {
 		return fmt.Errorf("configure the BPF program: %w", err)
@@ -156,7 +158,11 @@ func (s *bpfSource) load() error {
 		return fmt.Errorf("map the ring buffer: %w", err)
 	}
 	s.ring.SetDeadline(time.Unix(1, 0)) // never wait: see pollInterval
-	return nil
+	if s.config.CallGraph == CallGraphFP {
+		return nil
+	}
+	s.unwinder, err = newUnwinder(&s.objects, &s.config)
+	return err
 }
 
 // haveLoop reports whether the kernel has bpf_loop(), that is whether it is Linux 5.17 or newer.
@@ -208,6 +214,9 @@ func (s *bpfSource) followProcesses() (err error) {
 		return err
 	}
 	s.processes = newProcesses("/", monotonicNow, s.config.opener())
+	if s.unwinder != nil {
+		s.processes.watcher = s.unwinder.spaces
+	}
 	s.cgroups, _ = proc.FS("/").CgroupIDs() // samples then have the cgroups of /proc
 	return nil
 }
@@ -230,6 +239,9 @@ func (s *bpfSource) Read(out *Sample) error {
 			}
 			s.lost[OutcomeLostDecode]++
 		}
+		if s.unwinder != nil && s.joinDeferred(out) {
+			return nil
+		}
 		if s.drained {
 			return io.EOF
 		}
@@ -246,7 +258,7 @@ func (s *bpfSource) Read(out *Sample) error {
 		if err := s.fill(); err != nil {
 			return err
 		}
-		s.drained = s.disabled && s.emptied
+		s.drained = s.disabled && s.emptied && (s.unwinder == nil || s.unwinder.finish())
 	}
 }
 
@@ -256,8 +268,18 @@ func (s *bpfSource) fill() error {
 	if err := s.rotateStacks(); err != nil {
 		return err
 	}
+	if s.unwinder != nil {
+		s.unwinder.begin(s.disabled)
+	}
 	s.batch = append(s.batch[:0], s.batch[s.ripe:]...)
 	s.next, s.ripe, s.emptied = 0, 0, false
+	if s.unwinder != nil { // before the main ring, which has the kernel stacks that deferred samples name
+		bad, err := s.unwinder.read()
+		if err != nil {
+			return err
+		}
+		s.lost[OutcomeLostDecode] += bad
+	}
 	for len(s.batch) < batchSize {
 		err := s.ring.ReadInto(&s.record)
 		if errors.Is(err, os.ErrDeadlineExceeded) {
@@ -279,6 +301,10 @@ func (s *bpfSource) fill() error {
 	s.sideband.until(ripe, s.processes.apply)
 	slices.SortFunc(s.batch, func(a, b bpfSample) int { return cmp.Compare(a.time, b.time) })
 	s.ripe, _ = slices.BinarySearchFunc(s.batch, ripe, func(b bpfSample, t uint64) int { return cmp.Compare(b.time, t) })
+	s.settled = 0
+	if s.emptied { // else the main ring may yet define a stack that a deferred sample names
+		s.settled = ripe
+	}
 	s.followCPUs()
 	return nil
 }
@@ -307,9 +333,29 @@ func (s *bpfSource) take(rec []byte) {
 // join completes a sample with its stacks and its process. It is false if a
 // stack is not known.
 func (s *bpfSource) join(out *Sample, b *bpfSample) bool {
+	user := s.stacks.byID[b.user]
+	return s.complete(out, b, user) && (b.user == 0) == (user == nil)
+}
+
+// joinDeferred is join for the next sample whose stack was left to the unwinder.
+func (s *bpfSource) joinDeferred(out *Sample) bool {
+	for {
+		d, user := s.unwinder.walk(s.settled, s.processes)
+		if d == nil {
+			return false
+		}
+		if s.complete(out, &d.bpfSample, user) {
+			return true
+		}
+		s.lost[OutcomeLostDecode]++
+	}
+}
+
+// complete fills *out but is false if the kernel's stack is not known.
+func (s *bpfSource) complete(out *Sample, b *bpfSample, user *Stack) bool {
 	*out = Sample{
 		Time: b.time, PID: b.pid, TID: b.tid, CPU: b.cpu, Period: b.period, Comm: b.comm,
-		Kernel: s.stacks.byID[b.kernel], User: s.stacks.byID[b.user],
+		Kernel: s.stacks.byID[b.kernel], User: user,
 		Process: s.processes.at(b.pid, b.time),
 	}
 	if s.cgroups != nil {
@@ -318,7 +364,10 @@ func (s *bpfSource) join(out *Sample, b *bpfSample) bool {
 	if out.Cgroup == "" || out.Cgroup == "/" { // all are in the root where version 1 is in use
 		out.Cgroup = out.Process.Cgroup
 	}
-	return (b.kernel == 0) == (out.Kernel == nil) && (b.user == 0) == (out.User == nil)
+	if s.unwinder != nil && s.processes.current(out.Process) {
+		s.unwinder.spaces.publish(out.Process)
+	}
+	return (b.kernel == 0) == (out.Kernel == nil)
 }
 
 // rotateStacks begins a new generation of stack ids when the kernel's table is
@@ -409,6 +458,9 @@ func (s *bpfSource) Close() error {
 	}
 	if s.processes != nil {
 		s.processes.close()
+	}
+	if s.unwinder != nil {
+		errs = append(errs, s.unwinder.close())
 	}
 	if s.ring != nil {
 		errs = append(errs, s.ring.Close())

@@ -18,6 +18,7 @@ type Config struct {
 	NoKernel, NoUser bool // leave these stacks away
 	IncludeIdle      bool // sample idle CPUs as well
 	MaxDepth         int  // user frames of a stack, 0 = DefaultMaxDepth
+	CallGraph        CallGraph
 
 	// UnwindMemory is the most that unwind tables take in the kernel, bytes; 0 is
 	// DefaultUnwindMemory. What was not used for longest makes room.
@@ -25,6 +26,14 @@ type Config struct {
 
 	Objects *object.Store // opens the files behind mappings; nil leaves them closed
 }
+
+// CallGraph is how user stacks are walked.
+type CallGraph uint8
+
+const (
+	CallGraphAuto CallGraph = iota // by unwind tables, and by frame pointers where there are none
+	CallGraphFP                    // by frame pointers only
+)
 
 // DefaultFrequency is 99 Hz, not 100: it avoids lockstep with timers of 10 ms.
 const DefaultFrequency = 99

@@ -3,6 +3,7 @@ package sampler
 import (
 	"debug/elf"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -177,15 +178,30 @@ func TestPerfCommand(t *testing.T) {
 	}
 }
 
+// waitForThread waits until a process has a thread of that name.
+func waitForThread(t *testing.T, pid int, comm string) {
+	t.Helper()
+	for range 500 {
+		names, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/comm", pid))
+		for _, name := range names {
+			if b, err := os.ReadFile(name); err == nil && strings.TrimSpace(string(b)) == comm {
+				return
+			}
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	t.Fatalf("process %d has no thread %q", pid, comm)
+}
+
 // TestPerfProcess samples a process with several threads that runs already.
 func TestPerfProcess(t *testing.T) {
 	program := testProgram(t, "threads.c")
-	cmd := exec.Command(program, "0.8")
+	cmd := exec.Command(program, "2")
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
 	defer cmd.Wait()
-	time.Sleep(100 * time.Millisecond) // its threads are there
+	waitForThread(t, cmd.Process.Pid, "gamma delta") // the last one
 	src := openPerf(t, Config{Event: "cpu-clock", Frequency: 499, MaxDepth: 1, Target: Target{PIDs: []int32{int32(cmd.Process.Pid)}}})
 	samples := readAll(t, src)
 	byComm := make(map[string]int)

@@ -42,6 +42,15 @@ type processes struct {
 
 	symbols     []KernelSymbol
 	symbolsLost uint64
+
+	watcher watcher // nil when nobody asks
+}
+
+// A watcher is told what becomes of processes, when it is applied.
+type watcher interface {
+	changed(p *Process)            // p is new, or its mappings are
+	forked(parent, child *Process) // child begins with the parent's mappings
+	forget(pid int32)              // the image that pid had is over
 }
 
 // A KernelSymbol is code that the kernel made or removed during the recording,
@@ -95,6 +104,12 @@ func (p *processes) at(pid int32, time uint64) *Process {
 		}
 	}
 	return p.atSlow(pid, time)
+}
+
+// current reports whether img is what its process is now, as far as is known.
+func (p *processes) current(img *Process) bool {
+	h := p.byPID[img.PID]
+	return h != nil && h.ended == 0 && h.images[len(h.images)-1] == img
 }
 
 func (p *processes) atSlow(pid int32, time uint64) *Process {
@@ -214,7 +229,11 @@ func (p *processes) fork(r *perfRecord) {
 		return
 	}
 	parent := p.known(r.PPID, r.Time)
-	child := parent.images[parent.at(r.Time)].fork(r.PID, r.Time)
+	image := parent.images[parent.at(r.Time)]
+	child := image.fork(r.PID, r.Time)
+	if p.watcher != nil {
+		p.watcher.forked(image, child)
+	}
 	if h == nil {
 		p.byPID[r.PID] = &history{images: []*Process{child}, fresh: true}
 		return
@@ -227,6 +246,9 @@ func (p *processes) fork(r *perfRecord) {
 
 // exec begins a new image, whose mappings follow.
 func (p *processes) exec(r *perfRecord) {
+	if p.watcher != nil {
+		p.watcher.forget(r.PID)
+	}
 	img := &Process{PID: r.PID, Start: r.Time, open: p.open}
 	h := p.byPID[r.PID]
 	if h == nil {
@@ -271,11 +293,14 @@ func (p *processes) mmap(r *perfRecord) {
 	case conflicts:
 		if private {
 			h.images[i] = img.replace(m, img.Start)
-			return
+		} else {
+			p.supersede(h, img.replace(m, r.Time))
 		}
-		p.supersede(h, img.replace(m, r.Time))
 	case overflows:
 		p.overflow(h, r)
+	}
+	if p.watcher != nil {
+		p.watcher.changed(h.images[len(h.images)-1])
 	}
 }
 
@@ -319,6 +344,9 @@ func (p *processes) exit(r *perfRecord) {
 
 // end notes that a process ended.
 func (p *processes) end(h *history, pid int32, time uint64) {
+	if p.watcher != nil {
+		p.watcher.forget(pid)
+	}
 	h.ended = max(h.ended, time, 1)
 	p.retire(pid, time)
 }

@@ -204,6 +204,31 @@ func TestDeepStackIsWholeAndInOrder(t *testing.T) {
 	}
 }
 
+// The same without frame pointers, as distributions build programs: down to _start.
+func TestStacksWithoutFramePointers(t *testing.T) {
+	prog := testutil.Program(t, "deep.c", "-fomit-frame-pointer", "-fno-optimize-sibling-calls")
+	for _, depth := range []int{10, 400} {
+		t.Run(strconv.Itoa(depth), func(t *testing.T) {
+			r := recordRun(t, "-F", "499", "--", prog, strconv.Itoa(depth), "1.5")
+			good, all := 0, 0
+			r.stacks(t, "deep", func(frames []string, n int) {
+				if !slices.Contains(frames, "bottom") {
+					return // start-up
+				}
+				all += n
+				want := append([]string{"main"}, slices.Repeat([]string{"recurse"}, depth)...)
+				i := slices.Index(frames, "main")
+				if frames[0] == "_start" && i > 0 && len(frames) > i+depth+1 && slices.Equal(frames[i:i+depth+1], want) && frames[i+depth+1] == "bottom" {
+					good += n
+				}
+			})
+			if all < 300 || float64(good) < 0.99*float64(all) {
+				t.Errorf("%d of %d samples are whole, want 99 %%", good, all)
+			}
+		})
+	}
+}
+
 func TestEveryTickIsAccountedFor(t *testing.T) {
 	busy := testutil.Program(t, "deep.c", frameFlags...)
 	for _, hz := range []int{99, 1000, 10000} {

@@ -18,6 +18,9 @@ import (
 // (perf_swevent_start_hrtimer).
 const maxFrequency = 100_000
 
+// maxUnwindMemory is what the BPF program can address, MiB: MAX_ARENAS in bpf/wire.h.
+const maxUnwindMemory = 256
+
 const defaultDuration = seconds(30 * time.Second)
 
 // options are the flags of record as they were given.
@@ -37,6 +40,8 @@ type options struct {
 	outputs         []string
 	format, backend string
 	maxDepth        int
+	callGraph       string
+	unwindMemory    int
 }
 
 // A plan is a recording as it was asked for.
@@ -111,8 +116,11 @@ func (a *app) recordCommand() *cobra.Command {
 	f.StringArrayVarP(&o.outputs, "output", "o", nil, "write `FILE`, repeatable: .svg, .pb.gz, .pprof or .folded; - is standard output")
 	f.StringVar(&o.format, "format", "", "svg, pprof or folded: of an output whose name does not tell")
 	f.StringVar(&o.backend, "backend", "auto", "bpf, perf or auto: BPF where it is permitted, else perf rings")
+	f.StringVar(&o.callGraph, "call-graph", "auto", "how user stacks are walked: auto: by unwind tables, and by frame pointers where there are none; fp: by frame pointers only")
+	f.IntVar(&o.unwindMemory, "unwind-memory", sampler.DefaultUnwindMemory>>20, "`MiB` of kernel memory for unwind tables at most; the least recently used make room")
 	f.IntVar(&o.maxDepth, "max-depth", sampler.DefaultMaxDepth, "user frames of a stack at most")
 	completeFrom(cmd, "backend", "auto", "bpf", "perf")
+	completeFrom(cmd, "call-graph", "auto", "fp")
 	completeFrom(cmd, "format", "svg", "pprof", "folded")
 	completeFrom(cmd, "event", sampler.EventNames()...)
 	return cmd
@@ -137,6 +145,8 @@ func (o *options) plan(given func(flag string) bool, command []string) (plan, er
 			NoUser:      o.noUser,
 			IncludeIdle: o.includeIdle,
 			MaxDepth:    o.maxDepth,
+
+			UnwindMemory: int64(o.unwindMemory) << 20,
 		},
 		allCPUs:  o.allCPUs,
 		backend:  o.backend,
@@ -145,6 +155,9 @@ func (o *options) plan(given func(flag string) bool, command []string) (plan, er
 		user:     o.user,
 	}
 	p.sampler.Target.Cgroup = o.cgroup
+	if o.callGraph == "fp" {
+		p.sampler.CallGraph = sampler.CallGraphFP
+	}
 	if len(command) > 0 && !given("duration") {
 		p.duration = 0
 	}
@@ -187,6 +200,10 @@ func (o *options) check(given func(flag string) bool, command []string) error {
 		return fmt.Errorf("--max-depth: %d is not between 1 and %d", o.maxDepth, sampler.DefaultMaxDepth)
 	case o.backend != "auto" && o.backend != "bpf" && o.backend != "perf":
 		return fmt.Errorf("--backend: %q is none of auto, bpf, perf", o.backend)
+	case o.callGraph != "auto" && o.callGraph != "fp":
+		return fmt.Errorf("--call-graph: %q is none of auto, fp", o.callGraph)
+	case o.unwindMemory < 1 || o.unwindMemory > maxUnwindMemory:
+		return fmt.Errorf("--unwind-memory: %d is not between 1 and %d MiB", o.unwindMemory, maxUnwindMemory)
 	case o.event == "":
 		return errors.New("--event: no name")
 	}

@@ -356,7 +356,7 @@ func (r *recording) finish(src sampler.Source, rec *aggregate.Recording, took ti
 		Frequency: r.plan.sampler.Frequency,
 		Took:      took,
 		Stats:     rec.Stats,
-		Shares:    summary.Measure(rec.Profile, isRoot),
+		Shares:    summary.Measure(rec.Profile, rec.Bottoms, isRoot),
 		Reasons:   names.Reasons(),
 	}
 	heading := flamegraph.Options{Title: "hotframe: " + s.Target, Subtitle: s.Subtitle()}

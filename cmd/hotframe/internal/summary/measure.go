@@ -36,9 +36,10 @@ const (
 
 const shownFunctions = 10
 
-// Measure counts what is in a symbolized profile of package aggregate. isRoot is
-// ProgramRoot, or KernelRoot for profiles without user stacks.
-func Measure(p *profile.Profile, isRoot func(frames.Frame) bool) Shares {
+// Measure counts what is in a symbolized profile of package aggregate. A stack is complete if
+// it is one of bottoms, as unwind information told, or if isRoot knows its outermost
+// function: ProgramRoot, or KernelRoot for profiles without user stacks.
+func Measure(p *profile.Profile, bottoms map[*profile.Sample]bool, isRoot func(frames.Frame) bool) Shares {
 	var s Shares
 	unnamed := make(map[string]int64)
 	self := make(map[string]int64)
@@ -60,7 +61,7 @@ func Measure(p *profile.Profile, isRoot func(frames.Frame) bool) Shares {
 			if i == 0 {
 				self[stack[len(stack)-1].Name] += sample.Value[valueTime]
 			}
-			if i == len(sample.Location)-1 && isRoot(stack[0]) {
+			if i == len(sample.Location)-1 && (bottoms[sample] || isRoot(stack[0])) {
 				s.Complete += n
 			}
 		}

@@ -103,14 +103,14 @@ func TestMeasure(t *testing.T) {
 	}}
 	want := Shares{
 		Samples:  10,
-		Complete: 7,
+		Complete: 9, // the third by its unwind information
 		Frames:   3*4 + 1*4 + 2 + 4*3,
 		Named:    3*4 + 1*3 + 0 + 4*2,
 		Unnamed:  []Tally{{"unknown", 4}, {"no symbol in libfoo.so", 2}, {"no frame pointer", 1}},
 		Time:     100,
 		Hottest:  []Tally{{"read", 40}, {"copy", 30}, {"[libfoo.so]", 20}, {"inlined", 10}},
 	}
-	got := Measure(p, ProgramRoot)
+	got := Measure(p, map[*profile.Sample]bool{p.Sample[2]: true}, ProgramRoot)
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("Measure:\n got %+v\nwant %+v", got, want)
 	}
@@ -118,7 +118,7 @@ func TestMeasure(t *testing.T) {
 
 func TestMeasureEmpty(t *testing.T) {
 	p := &profile.Profile{Sample: []*profile.Sample{{Value: []int64{2, 20}}}} // without a location
-	got := Measure(p, ProgramRoot)
+	got := Measure(p, nil, ProgramRoot)
 	if got.Samples != 2 || got.Complete != 0 || got.Frames != 0 || len(got.Hottest) != 0 {
 		t.Errorf("Measure of a sample without stack: %+v", got)
 	}
