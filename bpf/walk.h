@@ -21,7 +21,11 @@ enum rule_kind {
 	KIND_FRAME,
 	KIND_LR,
 	KIND_GO_SWITCH,
+	KIND_DEREF_INDEX,
 };
+
+/* unwind.GoSwitchFrame, in the offset of a KIND_GO_SWITCH */
+#define GO_SWITCH_FRAME 1
 
 /* Values of a rule's frame field, in words below the CFA else. */
 #define FRAME_KEPT 0
@@ -225,6 +229,29 @@ static __always_inline u64 leaf_gpr(u64 number)
 	return l ? l->gpr[number & 15] : 0;
 }
 
+/*
+ * go_switch_step follows Go's runtime back to the stack that it came from, where the frame pointer
+ * leads there. That stack may be anywhere; the number of frames bounds the walk.
+ */
+static __always_inline u32 go_switch_step(struct walk *w, u64 offset, u64 frame)
+{
+	struct frame_record f;
+	u64 cfa = w->fp + 8 * frame;
+
+	if (offset != GO_SWITCH_FRAME)
+		return STOP_GO_SWITCH;
+	if (bpf_probe_read_user(&f, sizeof(f), (void *)w->fp))
+		return STOP_UNREADABLE;
+#if defined(__TARGET_ARCH_x86)
+	if (frame != 2 && bpf_probe_read_user(&f.ra, sizeof(f.ra), (void *)(cfa - 8)))
+		return STOP_UNREADABLE;
+#endif
+	f.ra = STRIP_PAC(f.ra);
+	if (!f.ra)
+		return STOP_ROOT;
+	return set_caller(w, f.ra, cfa, f.fp);
+}
+
 /* next_frame goes to the caller by a rule. Returns why it cannot, else 0. */
 static __always_inline u32 next_frame(struct walk *w, u32 rule)
 {
@@ -265,7 +292,15 @@ static __always_inline u32 next_frame(struct walk *w, u32 rule)
 	case KIND_SIGNAL:
 		return signal_step(w);
 	case KIND_GO_SWITCH:
-		return STOP_GO_SWITCH;
+		return go_switch_step(w, offset, frame);
+	case KIND_DEREF_INDEX:
+		if (!w->leaf)
+			return STOP_LOST_REGISTER;
+		at = w->sp + 8 * (offset >> 8) + 8 * leaf_gpr(offset);
+		if (bpf_probe_read_user(&cfa, sizeof(cfa), (void *)at))
+			return STOP_UNREADABLE;
+		cfa += 8 * (offset >> 4 & 15);
+		break;
 	default:
 		return STOP_NO_RULE;
 	}
