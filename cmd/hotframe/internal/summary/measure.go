@@ -3,6 +3,7 @@ package summary
 import (
 	"cmp"
 	"maps"
+	"path"
 	"slices"
 	"strings"
 
@@ -19,6 +20,7 @@ type Shares struct {
 	Named    int64   // of the frames
 	Unnamed  []Tally // the others by why they have no name, most frequent first
 	Time     int64   // CPU time, ns
+	Cut      []Tally // reasons and files of the samples that are not complete
 	Hottest  []Tally // functions, by the CPU time in themselves, ns
 }
 
@@ -34,7 +36,10 @@ const (
 	valueTime    = 1
 )
 
-const shownFunctions = 10
+const (
+	shownFunctions = 10
+	shownCuts      = 5
+)
 
 // Measure counts what is in a symbolized profile of package aggregate. A stack is complete if
 // it is one of bottoms, as unwind information told, or if isRoot knows its outermost
@@ -43,6 +48,7 @@ func Measure(p *profile.Profile, bottoms map[*profile.Sample]bool, isRoot func(f
 	var s Shares
 	unnamed := make(map[string]int64)
 	self := make(map[string]int64)
+	cut := make(map[string]int64)
 	var stack []frames.Frame // one location's, outermost first
 	for _, sample := range p.Sample {
 		n := sample.Value[valueSamples]
@@ -61,14 +67,34 @@ func Measure(p *profile.Profile, bottoms map[*profile.Sample]bool, isRoot func(f
 			if i == 0 {
 				self[stack[len(stack)-1].Name] += sample.Value[valueTime]
 			}
-			if i == len(sample.Location)-1 && (bottoms[sample] || isRoot(stack[0])) {
-				s.Complete += n
+			if i == len(sample.Location)-1 {
+				if bottoms[sample] || isRoot(stack[0]) {
+					s.Complete += n
+				} else {
+					cut[whyCut(sample, stack[0])] += n
+				}
 			}
 		}
 	}
 	s.Unnamed = top(unnamed, len(unnamed))
 	s.Hottest = top(self, shownFunctions)
+	s.Cut = top(cut, shownCuts)
 	return s
+}
+
+// whyCut says why a stack is not complete and where: in the file of the outermost frame
+// that is there. last is the outermost frame of all.
+func whyCut(sample *profile.Sample, last frames.Frame) string {
+	reason := "begins at no known root"
+	if strings.HasPrefix(last.Name, "[unknown") {
+		reason = whyUnnamed(last.Name)
+	}
+	for i := len(sample.Location) - 1; i >= 0; i-- {
+		if m := sample.Location[i].Mapping; m != nil {
+			return reason + " in " + path.Base(m.File)
+		}
+	}
+	return reason
 }
 
 // whyUnnamed is "" for the name of a function.

@@ -60,7 +60,7 @@ func (s *Summary) Text() []byte {
 		row(&b, "missed", fmt.Sprintf("%d process records; /proc was read again", n))
 	}
 	if s.Shares.Samples > 0 {
-		row(&b, "stacks", percent(s.Shares.Complete, s.Shares.Samples)+" complete")
+		row(&b, "stacks", percent(s.Shares.Complete, s.Shares.Samples)+" complete"+s.cuts())
 		row(&b, "frames", s.names())
 		s.problems(&b)
 	} else {
@@ -111,6 +111,20 @@ func (s *Summary) lost(total uint64) string {
 		}
 	}
 	return fmt.Sprintf("%d: %s", total, strings.Join(terms, ", "))
+}
+
+// cuts tells what the stacks that are not complete lack.
+func (s *Summary) cuts() string {
+	var t string
+	for i, c := range s.Shares.Cut {
+		if i == 0 {
+			t = "; the others: "
+		} else {
+			t += ", "
+		}
+		t += percent(c.Count, s.Shares.Samples) + " " + printable(c.Name)
+	}
+	return t
 }
 
 func (s *Summary) names() string {

@@ -47,6 +47,7 @@ func TestSummaryText(t *testing.T) {
 		sampler.OutcomeLostDecode: 8, sampler.OutcomeUndelivered: 12})
 	lossy.Stats.SidebandLost = 3
 	lossy.Shares.Complete = 4999
+	lossy.Shares.Cut = []Tally{{"stack unreadable in cc1plus", 300}, {"no unwind information in \x1b", 133}}
 	lossy.Shares.Unnamed = []Tally{{"a", 9000}, {"b", 700}, {"c", 60}, {"d", 5}}
 	lossy.Reasons = []symbolize.Reason{{File: "/usr/bin/chromium", Text: symbolize.NoSymbol, Locations: 900},
 		{File: "/tmp/gone", Text: "file is gone", Locations: 12}, {File: "[kernel.kallsyms]", Text: "addresses hidden", Locations: 9},
@@ -108,6 +109,7 @@ func TestMeasure(t *testing.T) {
 		Named:    3*4 + 1*3 + 0 + 4*2,
 		Unnamed:  []Tally{{"unknown", 4}, {"no symbol in libfoo.so", 2}, {"no frame pointer", 1}},
 		Time:     100,
+		Cut:      []Tally{{"no frame pointer in prog", 1}},
 		Hottest:  []Tally{{"read", 40}, {"copy", 30}, {"[libfoo.so]", 20}, {"inlined", 10}},
 	}
 	got := Measure(p, map[*profile.Sample]bool{p.Sample[2]: true}, ProgramRoot)
