@@ -62,6 +62,8 @@ func TestUsageErrors(t *testing.T) {
 		"record --cgroup / -- true",
 		"record -K -U",
 		"record --user nobody",
+		"record --call-graph lbr",
+		"record --unwind-memory 0",
 		"record --user '' -- true",
 	} {
 		t.Run(line, func(t *testing.T) {
@@ -88,7 +90,7 @@ func TestUsageErrors(t *testing.T) {
 
 // TestConfig: what the sampler is asked for.
 func TestConfig(t *testing.T) {
-	plain := sampler.Config{Event: "auto", Frequency: 99, MaxDepth: 512}
+	plain := sampler.Config{Event: "auto", Frequency: 99, MaxDepth: 512, UnwindMemory: 64 << 20}
 	with := func(change func(*sampler.Config)) sampler.Config {
 		c := plain
 		change(&c)
@@ -103,6 +105,7 @@ func TestConfig(t *testing.T) {
 		{"-a", plain},
 		{"-F 1000 -e cpu-clock --max-depth 64", with(func(c *sampler.Config) { c.Frequency, c.Event, c.MaxDepth = 1000, "cpu-clock", 64 })},
 		{"-K --include-idle", with(func(c *sampler.Config) { c.NoKernel, c.IncludeIdle = true, true })},
+		{"--call-graph fp --unwind-memory 8", with(func(c *sampler.Config) { c.CallGraph, c.UnwindMemory = sampler.CallGraphFP, 8<<20 })},
 		{"-U", with(func(c *sampler.Config) { c.NoUser = true })},
 		{"-p " + me + ",1," + me, with(func(c *sampler.Config) { c.Target.PIDs = []int32{int32(os.Getpid()), 1} })},
 		{"-p 1 -p " + me, with(func(c *sampler.Config) { c.Target.PIDs = []int32{1, int32(os.Getpid())} })},
