@@ -92,6 +92,9 @@ func OpenPerf(c Config) (_ Source, err error) {
 	if err := s.openSamples(); err != nil {
 		return nil, err
 	}
+	if c.CallGraph != CallGraphFP && !c.NoUser {
+		s.info.GaveUp = append(s.info.GaveUp, "unwind tables: user stacks are followed by frame pointers only")
+	}
 	s.giveUpRings()
 	if c.Target.Command != 0 {
 		return s, nil
