@@ -268,13 +268,10 @@ func (s *bpfSource) fill() error {
 	if err := s.rotateStacks(); err != nil {
 		return err
 	}
-	if s.unwinder != nil {
-		s.unwinder.begin(s.disabled)
-	}
 	s.batch = append(s.batch[:0], s.batch[s.ripe:]...)
 	s.next, s.ripe, s.emptied = 0, 0, false
 	if s.unwinder != nil { // before the main ring, which has the kernel stacks that deferred samples name
-		bad, err := s.unwinder.read()
+		bad, err := s.unwinder.begin(s.disabled)
 		if err != nil {
 			return err
 		}

@@ -134,7 +134,10 @@ func (s *perfSource) openSamples() (err error) {
 			return fmt.Errorf("cgroup: %w", err)
 		}
 	}
-	cpus, err := s.cpus()
+	if err := t.checkCPUs(); err != nil {
+		return err
+	}
+	cpus, err := t.onlineCPUs()
 	if err != nil {
 		return err
 	}
@@ -198,20 +201,6 @@ func (s *perfSource) giveUpRings() {
 		kib := s.samples.pages * unix.Getpagesize() >> 10
 		s.giveUp(fmt.Sprintf("room for bursts: the rings have %d KiB a CPU", kib), "perf_event_mlock_kb")
 	}
-}
-
-// cpus are those of the target that are online. Naming another is an error.
-func (s *perfSource) cpus() ([]int, error) {
-	online, err := proc.FS("/").OnlineCPUs()
-	if err != nil || len(s.config.Target.CPUs) == 0 {
-		return online, err
-	}
-	for _, cpu := range s.config.Target.CPUs {
-		if !slices.Contains(online, cpu) {
-			return nil, fmt.Errorf("cpu %d is not online", cpu)
-		}
-	}
-	return s.config.Target.CPUs, nil
 }
 
 func (s *perfSource) openCPU(cpu int) error {
@@ -377,12 +366,9 @@ func (s *perfSource) followCPUs() {
 	}
 	s.hotplug = now
 	s.sideband.followCPUs()
-	online, err := proc.FS("/").OnlineCPUs()
+	online, err := t.onlineCPUs()
 	if err != nil {
 		return
-	}
-	if len(t.CPUs) > 0 {
-		online = slices.DeleteFunc(online, func(cpu int) bool { return !slices.Contains(t.CPUs, cpu) })
 	}
 	// What failed is tried again the next time.
 	_ = s.samples.followCPUs(online, s.take, func(cpu int) error {

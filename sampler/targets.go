@@ -15,6 +15,29 @@ import (
 	"hotframe/internal/proc"
 )
 
+// onlineCPUs are those of the target's CPUs that are online.
+func (t *Target) onlineCPUs() ([]int, error) {
+	online, err := proc.FS("/").OnlineCPUs()
+	if err != nil || len(t.CPUs) == 0 {
+		return online, err
+	}
+	return slices.DeleteFunc(online, func(cpu int) bool { return !slices.Contains(t.CPUs, cpu) }), nil
+}
+
+// checkCPUs reports the first of the target's CPUs that is not online.
+func (t *Target) checkCPUs() error {
+	online, err := t.onlineCPUs()
+	if err != nil {
+		return err
+	}
+	for _, cpu := range t.CPUs {
+		if !slices.Contains(online, cpu) {
+			return fmt.Errorf("cpu %d is not online", cpu)
+		}
+	}
+	return nil
+}
+
 // samplingEvents are the events that run the BPF program on each tick: one for
 // each CPU, or for each task of the target.
 type samplingEvents struct {
@@ -38,8 +61,8 @@ type samplingEvent struct {
 }
 
 // openSamplingEvents opens the events of c.Target, disabled, with the BPF
-// program attached.
-func openSamplingEvents(c Config, prog uint32) (_ *samplingEvents, err error) {
+// program attached. On error those that were opened are returned for the caller to close.
+func openSamplingEvents(c Config, prog uint32) (*samplingEvents, error) {
 	event, err := ParseEvent(c.Event)
 	if err != nil {
 		return nil, err
@@ -51,11 +74,6 @@ func openSamplingEvents(c Config, prog uint32) (_ *samplingEvents, err error) {
 	}
 	// Not ExcludeKernel and ExcludeUser for NoKernel and NoUser: ticks there are samples
 	// all the same, with the other half of the stack.
-	defer func() {
-		if err != nil {
-			e.close()
-		}
-	}()
 	if !c.Target.hostWide() {
 		e.attr.Options.Inherit = len(c.Target.TIDs) == 0
 		e.attr.Options.EnableOnExec = c.Target.Command != 0
@@ -69,17 +87,15 @@ func openSamplingEvents(c Config, prog uint32) (_ *samplingEvents, err error) {
 	return e, e.openCPUs()
 }
 
-// openCPUs opens an event on each wanted CPU that is online and has none. That
-// a CPU goes offline meanwhile is no error; naming one that is not there is.
+// openCPUs opens an event on each wanted CPU. That one goes offline meanwhile is no
+// error; naming one that is not there is.
 func (e *samplingEvents) openCPUs() error {
-	cpus, err := proc.FS("/").OnlineCPUs()
-	if err != nil {
+	if err := e.target.checkCPUs(); err != nil {
 		return err
 	}
-	for _, cpu := range e.target.CPUs {
-		if !slices.Contains(cpus, cpu) {
-			return fmt.Errorf("cpu %d is not online", cpu)
-		}
+	cpus, err := e.target.onlineCPUs()
+	if err != nil {
+		return err
 	}
 	for _, cpu := range cpus {
 		if err := e.openCPU(cpu); err != nil && !errors.Is(err, unix.ENODEV) {
@@ -89,10 +105,8 @@ func (e *samplingEvents) openCPUs() error {
 	return nil
 }
 
+// openCPU opens the event of a CPU if it has none.
 func (e *samplingEvents) openCPU(cpu int) error {
-	if len(e.target.CPUs) > 0 && !slices.Contains(e.target.CPUs, cpu) {
-		return nil
-	}
 	if slices.ContainsFunc(e.open, func(o samplingEvent) bool { return o.cpu == cpu }) {
 		return nil
 	}
@@ -138,7 +152,7 @@ func (e *samplingEvents) followCPUs() {
 	if !e.target.hostWide() {
 		return
 	}
-	cpus, err := proc.FS("/").OnlineCPUs()
+	cpus, err := e.target.onlineCPUs()
 	if err != nil {
 		return
 	}

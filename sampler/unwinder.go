@@ -48,8 +48,15 @@ func newUnwinder(objects *bpfObjects, c *Config) (*unwinder, error) {
 	return u, nil
 }
 
-// read queues what is in the ring, and returns how many records were not understood.
-func (u *unwinder) read() (bad uint64, err error) {
+// begin starts a round over the queue: it publishes what was learned, queues what is in the ring, and
+// returns how many records were not understood. At the end of the recording tables
+// that are still being made are waited for, but not for long.
+func (u *unwinder) begin(ending bool) (bad uint64, err error) {
+	u.next = 0
+	u.spaces.update(monotonicNow())
+	if ending && u.expired.IsZero() {
+		u.expired = time.Now().Add(waitForTables)
+	}
 	for {
 		err := u.ring.ReadInto(&u.record)
 		if errors.Is(err, os.ErrDeadlineExceeded) {
@@ -75,16 +82,6 @@ func (u *unwinder) spare() *deferredSample {
 		return d
 	}
 	return new(deferredSample)
-}
-
-// begin starts a round over the queue. At the end of the recording tables that are still being made
-// are waited for, but not for long.
-func (u *unwinder) begin(ending bool) {
-	u.next = 0
-	u.spaces.update(monotonicNow())
-	if ending && u.expired.IsZero() {
-		u.expired = time.Now().Add(waitForTables)
-	}
 }
 
 // walk returns the next deferred sample of the round that is no younger than ripe and whose
@@ -123,13 +120,13 @@ func (u *unwinder) intern(stop StopReason) *Stack {
 	return u.stacks.stack(frames(u.bytes), stop)
 }
 
-// finish reports whether no deferred sample is left, and gives the tables a moment if
-// some are.
+// finish reports whether no deferred sample is left. If some are it waits for the tables that
+// are being made.
 func (u *unwinder) finish() bool {
 	if len(u.queue) == 0 {
 		return true
 	}
-	time.Sleep(10 * time.Millisecond)
+	u.tables.wait(time.Until(u.expired)) // where that is in vain the next round does without
 	return false
 }
 
